@@ -1,0 +1,388 @@
+"""One frozen dataclass per command: its fields, their defaults, help and checks.
+
+The text under a field is its help on the command line and its comment in ``--print_config``.
+Field names follow transformers and TRL wherever the concept is the same. Nothing here reads
+files or flags (``rlhf.options`` does) and nothing derived is ever written back into a config.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from rlhf.errors import ConfigError
+
+Dtype = Literal["auto", "float32", "bfloat16", "float16"]
+Schedule = Literal["constant", "linear", "cosine"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AdapterConfig:
+    """The LoRA adapter that a stage trains."""
+
+    method: Literal["lora"] = "lora"
+    """PEFT method of the adapter."""
+    r: int = 32
+    """Rank of the update matrices."""
+    lora_alpha: int = 32
+    """Scale of the update: it is multiplied by lora_alpha / r."""
+    lora_dropout: float = 0.0
+    """Dropout on the adapter's input; SFT only, since reward and PPO need repeatable scores."""
+    target_modules: str = "all-linear"
+    """Modules to adapt: all-linear (every linear map but the output head) or names, comma
+    separated."""
+
+    def __post_init__(self) -> None:
+        _require(self.method == "lora", "adapter.method", self.method, "known: lora")
+        _positive("adapter.r", self.r)
+        _positive("adapter.lora_alpha", self.lora_alpha)
+        _require(
+            0 <= self.lora_dropout < 1, "adapter.lora_dropout", self.lora_dropout, "0 <= p < 1"
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageConfig:
+    """What every training stage needs to know."""
+
+    model_name_or_path: str
+    """Model to start from: a transformers folder or hub id, or the run folder of an earlier
+    stage (its base is used)."""
+    output_dir: str
+    """Run folder to write: config, lineage, metrics, samples, checkpoints, result."""
+    seed: int = 0
+    """Seed of everything random in the run."""
+    dtype: Dtype = "auto"
+    """Precision of the frozen base; adapters and heads stay in float32. auto: bfloat16 on a GPU
+    that has it, float32 otherwise."""
+    learning_rate: float = 1e-4
+    """Peak learning rate of the adapter."""
+    lr_scheduler_type: Schedule = "linear"
+    """How the learning rate falls after the warm-up; linear and cosine end at 0."""
+    warmup_steps: int = 0
+    """Optimiser steps over which the learning rate rises from 0."""
+    weight_decay: float = 0.0
+    """AdamW weight decay on adapter weights."""
+    max_grad_norm: float = 1.0
+    """Gradients are clipped to this global norm."""
+    per_device_train_batch_size: int = 8
+    """Sequences (reward: prompts) in one forward pass, on each device."""
+    logging_steps: int = 1
+    """Write a row of metrics.jsonl every so many steps."""
+    adapter: AdapterConfig = field(default_factory=AdapterConfig)
+    """The adapter to train."""
+
+    def __post_init__(self) -> None:
+        for name in ("model_name_or_path", "output_dir"):
+            _require(bool(getattr(self, name)), name, "", "give a path")
+        for name in ("learning_rate", "max_grad_norm"):
+            _positive(name, getattr(self, name))
+        for name in ("per_device_train_batch_size", "logging_steps"):
+            _positive(name, getattr(self, name))
+        for name in ("seed", "warmup_steps", "weight_decay"):
+            _at_least_zero(name, getattr(self, name))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SFTConfig(StageConfig):
+    """Instruction tuning: demonstrations in, an adapter and the folded base out."""
+
+    train_file: str
+    """Demonstrations (.jsonl, .csv or .parquet): prompt and completion, or messages."""
+    learning_rate: float = 2e-4
+    """Peak learning rate of the adapter."""
+    lr_scheduler_type: Schedule = "cosine"
+    """How the learning rate falls after the warm-up; linear and cosine end at 0."""
+    num_train_epochs: float = 1.0
+    """Passes over the demonstrations."""
+    max_steps: int = -1
+    """Stop after so many optimiser steps; -1: let num_train_epochs decide."""
+    gradient_accumulation_steps: int = 1
+    """Forward passes summed into one optimiser step."""
+    max_length: int = 1024
+    """Longest prompt plus completion in tokens; a longer demonstration is refused."""
+    eval_fraction: float = 0.05
+    """Share of prompts (chosen by hash) held out to measure the loss."""
+
+    def __post_init__(self) -> None:
+        StageConfig.__post_init__(self)
+        _positive("num_train_epochs", self.num_train_epochs)
+        _require(
+            self.max_steps == -1 or self.max_steps > 0,
+            "max_steps",
+            self.max_steps,
+            "-1 or more than 0",
+        )
+        _positive("gradient_accumulation_steps", self.gradient_accumulation_steps)
+        _positive("max_length", self.max_length)
+        _fraction("eval_fraction", self.eval_fraction)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RewardConfig(StageConfig):
+    """Reward model: K-wise rankings in, an adapter with a score head out."""
+
+    rankings: str
+    """Ranking store (path or URL) or a rankings file (.jsonl, .csv or .parquet)."""
+    demonstrations: str | None = None
+    """Demonstrations whose mean score becomes 0 (default: the ranked completions)."""
+    learning_rate: float = 5e-5
+    """Peak learning rate of the adapter and the score head."""
+    lr_scheduler_type: Schedule = "cosine"
+    """How the learning rate falls after the warm-up; linear and cosine end at 0."""
+    num_train_epochs: int = 1
+    """Passes over the rankings; more than one over-fits quickly."""
+    per_device_train_batch_size: int = 16
+    """Prompts, each with all of its K ranked completions, in one optimiser step."""
+    max_length: int = 1024
+    """Longest prompt plus completion in tokens; a longer ranking is refused."""
+    eval_fraction: float = 0.1
+    """Share of prompts (chosen by hash) held out for the reward card."""
+    label_smoothing: float = 0.0
+    """Assumed share of pairs that annotators ordered by mistake."""
+
+    def __post_init__(self) -> None:
+        StageConfig.__post_init__(self)
+        _no_dropout(self.adapter)
+        _positive("num_train_epochs", self.num_train_epochs)
+        _positive("max_length", self.max_length)
+        _fraction("eval_fraction", self.eval_fraction)
+        _require(
+            0 <= self.label_smoothing < 0.5, "label_smoothing", self.label_smoothing, "0 <= p < 0.5"
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PPOConfig(StageConfig):
+    """PPO: prompts and a reward in, a policy adapter on the folded base out."""
+
+    train_file: str
+    """Prompts (.jsonl, .csv or .parquet)."""
+    reward_model: str | None = None
+    """Run folder of the reward stage, trained on the same base."""
+    reward_function: str | None = None
+    """Python function instead of a reward model: file.py:name or package.module:name, called as
+    f(prompts, completions) -> one number per completion."""
+    learning_rate: float = 1e-5
+    """Peak learning rate of the policy adapter."""
+    value_learning_rate: float = 5e-5
+    """Peak learning rate of the value adapter and value head."""
+    warmup_steps: int = 10
+    """Updates over which both learning rates rise from 0."""
+    max_steps: int = 100
+    """Updates: rollout batches sampled and learnt from."""
+    rollout_batch_size: int = 64
+    """Completions sampled per update, over all devices."""
+    num_ppo_epochs: int = 1
+    """Passes over each rollout batch."""
+    num_mini_batches: int = 4
+    """Optimiser steps per pass."""
+    max_new_tokens: int = 64
+    """Longest completion in tokens."""
+    max_prompt_length: int = 512
+    """Longest prompt in tokens; a longer one is refused."""
+    temperature: float = 1.0
+    """Sampling temperature; log-probabilities are taken at the same temperature."""
+    kl_coef: float = 0.05
+    """Weight of the KL to the frozen base, taken off the reward token by token (estimator k1)."""
+    kl_budget: float | None = None
+    """Stop when the mean KL to the base per completion, in nats, exceeds this."""
+    cliprange: float = 0.2
+    """Clip range of the policy ratio."""
+    cliprange_value: float = 0.2
+    """Clip range of the value around its value at rollout."""
+    gamma: float = 1.0
+    """Discount per token."""
+    lam: float = 0.95
+    """GAE lambda."""
+    missing_eos_penalty: float = 1.0
+    """Taken off the score of a completion that did not end by itself."""
+    score_clip: float = 10.0
+    """Normalised scores are clipped to plus or minus this."""
+    value_warmup_steps: int = 0
+    """First updates in which only the value model learns."""
+    save_steps: int = 50
+    """Write a checkpoint every so many updates (one is always written at the end)."""
+    resume: bool = False
+    """Go on from the newest valid checkpoint in output_dir."""
+
+    def __post_init__(self) -> None:
+        StageConfig.__post_init__(self)
+        _no_dropout(self.adapter)
+        _require(
+            (self.reward_model is None) != (self.reward_function is None),
+            "reward_model",
+            self.reward_model,
+            "give either reward_model or reward_function",
+        )
+        for name in _POSITIVE_PPO_FIELDS:
+            _positive(name, getattr(self, name))
+        for name in ("kl_coef", "missing_eos_penalty", "value_warmup_steps"):
+            _at_least_zero(name, getattr(self, name))
+        for name in ("gamma", "lam"):
+            _require(0 <= getattr(self, name) <= 1, name, getattr(self, name), "0 to 1")
+        _require(
+            self.rollout_batch_size % self.num_mini_batches == 0,
+            "num_mini_batches",
+            self.num_mini_batches,
+            f"must divide rollout_batch_size {self.rollout_batch_size}",
+        )
+        if self.kl_budget is not None:
+            _positive("kl_budget", self.kl_budget)
+
+
+_POSITIVE_PPO_FIELDS = (
+    "value_learning_rate",
+    "max_steps",
+    "rollout_batch_size",
+    "num_ppo_epochs",
+    "num_mini_batches",
+    "max_new_tokens",
+    "max_prompt_length",
+    "temperature",
+    "cliprange",
+    "cliprange_value",
+    "score_clip",
+    "save_steps",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SampleConfig:
+    """Sample K candidates for each prompt from a policy into a ranking store."""
+
+    model_name_or_path: str
+    """Policy to sample from: a run folder of the SFT or PPO stage, a model folder or hub id."""
+    prompts: str
+    """Prompts (.jsonl, .csv or .parquet)."""
+    store: str
+    """Ranking store to fill (path or URL); made when missing."""
+    num_candidates: int = 4
+    """Completions per prompt, 2 to 9; identical ones are merged."""
+    max_prompts: int | None = None
+    """Take only the first so many prompts."""
+    overlap: int = 1
+    """People who should rank each prompt."""
+    max_new_tokens: int = 64
+    """Longest completion in tokens."""
+    temperature: float = 1.0
+    """Sampling temperature."""
+    batch_size: int = 64
+    """Completions sampled together."""
+    seed: int = 0
+    """Seed of the sampling."""
+    dtype: Dtype = "auto"
+    """Precision of the model."""
+
+    def __post_init__(self) -> None:
+        _require(2 <= self.num_candidates <= 9, "num_candidates", self.num_candidates, "2 to 9")
+        for name in ("overlap", "max_new_tokens", "temperature", "batch_size"):
+            _positive(name, getattr(self, name))
+        if self.max_prompts is not None:
+            _positive("max_prompts", self.max_prompts)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerateConfig:
+    """Talk to the result of any stage."""
+
+    model_name_or_path: str
+    """Run folder of the SFT or PPO stage, a model folder or hub id."""
+    prompt: str | None = None
+    """One prompt; without it, prompts are read line by line from the terminal."""
+    prompts: str | None = None
+    """Prompts file; completions are written as JSONL to standard output."""
+    greedy: bool = False
+    """Take the likeliest token each time instead of sampling."""
+    max_new_tokens: int = 64
+    """Longest completion in tokens."""
+    temperature: float = 1.0
+    """Sampling temperature."""
+    seed: int = 0
+    """Seed of the sampling."""
+    dtype: Dtype = "auto"
+    """Precision of the model."""
+
+    def __post_init__(self) -> None:
+        for name in ("max_new_tokens", "temperature"):
+            _positive(name, getattr(self, name))
+        if self.prompt is not None and self.prompts is not None:
+            raise ConfigError("prompts: give either prompt or prompts, not both")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EvaluationConfig:
+    """Compare base, SFT and PPO on held-out prompts and write a report."""
+
+    sft_model: str
+    """Run folder of the SFT stage."""
+    ppo_model: str
+    """Run folder of the PPO stage."""
+    eval_file: str
+    """Held-out demonstrations or prompts; completions, where given, are the ROUGE-L references."""
+    output_dir: str
+    """Folder for report.html, report.json and samples.jsonl."""
+    reward_model: str | None = None
+    """Run folder of the reward stage; its scores and held-out accuracy enter the report."""
+    num_samples: int = 1
+    """Completions sampled per prompt and model."""
+    max_prompts: int | None = None
+    """Take only the first so many prompts."""
+    max_new_tokens: int = 64
+    """Longest completion in tokens."""
+    temperature: float = 1.0
+    """Sampling temperature."""
+    batch_size: int = 64
+    """Completions sampled together."""
+    kl_budget: float | None = None
+    """KL to the base, in nats per completion, that the PPO policy should stay under."""
+    seed: int = 0
+    """Seed of the sampling."""
+    dtype: Dtype = "auto"
+    """Precision of the models."""
+
+    def __post_init__(self) -> None:
+        for name in ("num_samples", "max_new_tokens", "temperature", "batch_size"):
+            _positive(name, getattr(self, name))
+        for name in ("max_prompts", "kl_budget"):
+            if getattr(self, name) is not None:
+                _positive(name, getattr(self, name))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DemoConfig:
+    """The whole path on the embedded tiny base with simulated annotators, offline."""
+
+    output_dir: str = "runs/demo"
+    """Folder for the runs of all stages, the ranking store and the report."""
+    seed: int = 0
+    """Seed of everything random in the demo."""
+
+    def __post_init__(self) -> None:
+        _at_least_zero("seed", self.seed)
+
+
+def _require(holds: bool, name: str, value: object, expected: str) -> None:
+    if not holds:
+        raise ConfigError(f"{name}: {value!r} is not allowed; {expected}")
+
+
+def _positive(name: str, value: float) -> None:
+    _require(value > 0, name, value, "must be more than 0")
+
+
+def _at_least_zero(name: str, value: float) -> None:
+    _require(value >= 0, name, value, "must be 0 or more")
+
+
+def _fraction(name: str, value: float) -> None:
+    _require(0 <= value < 1, name, value, "0 <= fraction < 1")
+
+
+def _no_dropout(adapter: AdapterConfig) -> None:
+    _require(
+        adapter.lora_dropout == 0,
+        "adapter.lora_dropout",
+        adapter.lora_dropout,
+        "must be 0 here: reward and PPO need the same score for the same text",
+    )
