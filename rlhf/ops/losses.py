@@ -1,0 +1,85 @@
+"""Losses of the reward and PPO stages, per token or per group; the caller normalises.
+
+Axes: B rows, C completion tokens, N groups (prompts), K candidates.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+MAX_LOG_RATIO = 20.0
+
+
+def clipped_policy_loss(
+    logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, *, cliprange: float
+) -> Tensor:
+    """PPO's pessimistic clipped surrogate, token by token.
+
+    Args:
+        logprobs: Of the policy being trained, float (B, C).
+        old_logprobs: Of the policy that sampled, detached, float (B, C).
+        advantages: Detached, float (B, C).
+        cliprange: Epsilon; the ratio is clipped to [1 - eps, 1 + eps].
+
+    Returns:
+        ``max(-A * ratio, -A * clip(ratio))``, float (B, C). The log ratio is clamped to +-20
+        before the exponential, so that a runaway token can't overflow.
+
+    Source: Schulman et al. 2017 (arXiv:1707.06347), eq. 7.
+    """
+    log_ratio = (logprobs - old_logprobs).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
+    ratio = log_ratio.exp()
+    clipped = ratio.clamp(1.0 - cliprange, 1.0 + cliprange)
+    return torch.maximum(-advantages * ratio, -advantages * clipped)
+
+
+def clipped_value_loss(
+    values: Tensor, old_values: Tensor, returns: Tensor, *, cliprange_value: float
+) -> Tensor:
+    """Half the squared error of the value, pessimistic about leaving the old value, per token.
+
+    Args:
+        values: Of the value model being trained, float (B, C).
+        old_values: At rollout, detached, float (B, C).
+        returns: Targets, detached, float (B, C).
+        cliprange_value: How far a value may move from its old value before its error is frozen.
+
+    Returns:
+        float (B, C).
+
+    Source: openai/baselines ppo2 model.py; openai/lm-human-preferences@cbfd210.
+    """
+    clipped = old_values + (values - old_values).clamp(-cliprange_value, cliprange_value)
+    return 0.5 * torch.maximum((values - returns) ** 2, (clipped - returns) ** 2)
+
+
+def ranking_loss(
+    scores: Tensor, ranks: Tensor, *, label_smoothing: float = 0.0
+) -> tuple[Tensor, Tensor]:
+    """Grouped Bradley-Terry: per prompt, the mean loss over its strict pairs.
+
+    A ranking counts once however many pairs it holds. Ties and unranked candidates make no pair.
+
+    Args:
+        scores: Of the K candidates of each prompt, float (N, K); padding may hold anything.
+        ranks: 1 is best, equal ranks are ties, 0 is unranked or padding, integer (N, K).
+        label_smoothing: Assumed share of pairs ordered by mistake.
+
+    Returns:
+        ``(loss, counts)``: the mean over pairs of ``-log sigmoid(better - worse)`` in nats,
+        float (N,), log 2 for an undecided model and 0 for a prompt without pairs; the number of
+        pairs, integer (N,).
+
+    Source: Ouyang et al. 2022 (arXiv:2203.02155), eq. 1; smoothing as in cDPO.
+    """
+    ranked = ranks > 0
+    better = (ranks[:, :, None] < ranks[:, None, :]) & ranked[:, :, None] & ranked[:, None, :]
+    safe = scores.masked_fill(~ranked, 0.0)
+    margin = safe[:, :, None] - safe[:, None, :]
+    # logsigmoid, not log(sigmoid): at a margin of -100 the latter is -inf in float32.
+    loss = -(1.0 - label_smoothing) * F.logsigmoid(margin) - label_smoothing * F.logsigmoid(-margin)
+    counts = better.sum(dim=(1, 2))
+    total = torch.where(better, loss, 0.0).sum(dim=(1, 2))
+    return total / counts.clamp(min=1), counts
