@@ -1,0 +1,1 @@
+"""The frozen base, its adapters and heads, the four roles, generation."""
