@@ -1,0 +1,1 @@
+"""Strict readers, prompt formats, splits and collation."""
