@@ -1,0 +1,262 @@
+"""The PPO stage: prompts and a reward in; a policy adapter on the folded base out.
+
+The run around the updates of ``rlhf.ppo_trainer``: prompts in seeded passes, logging, checkpoints
+and resuming, the KL budget, and at the end the adapter and its export for the original base.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rlhf.checkpoints import fingerprint_file, keep_last, newest_valid, sweep
+from rlhf.config import PPOConfig
+from rlhf.data.chat import ChatFormat
+from rlhf.data.readers import read_prompts
+from rlhf.errors import TrainingError
+from rlhf.export import EXPORT_FOLDER, ExportReport, Probes, export_to_original, take_probes
+from rlhf.model.base import ADAPTER_FOLDER, ModelSource, resolve_model
+from rlhf.ppo_trainer import PPOTrainer
+from rlhf.ranks import Ranks
+from rlhf.records import Prompt
+from rlhf.rollout import PromptOrder, Rollout
+from rlhf.runs import Listener, RunFolder
+
+CHECKPOINTS_FOLDER = "checkpoints"
+_KEPT_CHECKPOINTS = 2
+_SAMPLES_PER_UPDATE = 2
+_PROBES = 16
+_LAST_SHARE = 10
+"""The result's figures are means over the last tenth of the updates."""
+
+
+@dataclass(frozen=True, slots=True)
+class PPOResult:
+    """What a PPO run leaves."""
+
+    output_dir: Path
+    adapter: Path
+    """The policy adapter on the folded base (exact)."""
+    export: Path | None
+    """The same policy as an adapter for the original base; None where the base was never folded."""
+    export_max_logprob_difference: float | None
+    """Largest difference of a token's log-probability between export and policy, in nats."""
+    export_same_greedy_text: bool | None
+    checkpoint: Path
+    """Policy, value, heads and optimisers, for resuming."""
+    base_fingerprint: str
+    updates: int
+    stopped_by: str
+    """``max_steps`` or ``kl_budget``."""
+    score_start: float
+    """Mean score over the first tenth of the updates."""
+    score: float
+    """Mean score over the last tenth of the updates."""
+    kl: float
+    """Mean KL to the frozen base over the last tenth of the updates, nats per completion."""
+    length: float
+    """Mean completion length over the last tenth of the updates, tokens."""
+
+    def summary(self) -> dict[str, float | str]:
+        """Figures for the terminal."""
+        figures: dict[str, float | str] = {
+            "score": self.score,
+            "score at the start": self.score_start,
+            "KL to the base": self.kl,
+            "length": self.length,
+            "updates": self.updates,
+            "stopped by": self.stopped_by,
+            "adapter": str(self.adapter),
+        }
+        if self.export is not None and self.export_max_logprob_difference is not None:
+            figures["export"] = str(self.export)
+            figures["export: largest logprob difference"] = self.export_max_logprob_difference
+        return figures
+
+
+class PPOStage:
+    """Train the policy adapter against a reward with a KL penalty to the frozen base."""
+
+    def __init__(self, config: PPOConfig, *, listener: Listener | None = None) -> None:
+        self.config = config
+        self.listener = listener
+
+    def run(self) -> PPOResult:
+        """Train, save the adapter, export it for the original base and check the export.
+
+        Raises:
+            RlhfError: For whatever the user can mend.
+        """
+        config, ranks = self.config, Ranks()
+        prompts = list(
+            {prompt.sha256: prompt for prompt in read_prompts(config.train_file)}.values()
+        )
+        source = ModelSource(resolve_model(config.model_name_or_path).base)
+        with RunFolder(
+            config.output_dir,
+            "ppo",
+            config,
+            listener=self.listener,
+            is_main=ranks.is_main,
+            resume=config.resume,
+        ) as run:
+            run.record(data={"train_file": fingerprint_file(config.train_file)})
+            outcome = self._train(source, prompts, run, ranks)
+            ranks.wait()
+            export = None
+            if ranks.is_main:
+                export = export_to_original(
+                    Path(config.output_dir), outcome.probes, dtype=config.dtype, device=ranks.device
+                )
+            result = self._result(outcome, export)
+            run.finish({name: getattr(result, name) for name in result.__dataclass_fields__})
+            ranks.wait()
+        return result
+
+    def _train(
+        self, source: ModelSource, prompts: list[Prompt], run: RunFolder, ranks: Ranks
+    ) -> _Outcome:
+        """Everything that needs the models; they are freed on return."""
+        trainer = PPOTrainer(self.config, source, ranks)
+        run.record(base_fingerprint=trainer.roles.base.fingerprint)
+        prompt_ids = [trainer.encode_prompt(prompt) for prompt in prompts]
+        before = trainer.roles.base_digest()
+        checkpoints = run.path / CHECKPOINTS_FOLDER
+        done, history = 0, History()
+        if self.config.resume:
+            done, history = self._resume(trainer, checkpoints, run)
+        order = PromptOrder(len(prompts), self.config.seed)
+        total, stopped_by = self.config.max_steps, "max_steps"
+        checkpoint = checkpoints / f"step-{done}"
+        for update in range(done, total):
+            rows = order.rows(update, self.config.rollout_batch_size)
+            metrics, rollout = trainer.step(
+                [prompts[row] for row in rows], [prompt_ids[row] for row in rows], update
+            )
+            history.add(metrics)
+            self._log(run, update + 1, metrics, rollout, trainer.chat)
+            budget = self.config.kl_budget
+            if budget is not None and metrics["kl/reference"] > budget:
+                stopped_by = "kl_budget"
+            ended = stopped_by == "kl_budget" or update + 1 == total
+            if ended or (update + 1) % self.config.save_steps == 0:
+                checkpoint = checkpoints / f"step-{update + 1}"
+                if ranks.is_main:
+                    trainer.save_checkpoint(checkpoint, update + 1, asdict(history))
+                    keep_last(checkpoints, _KEPT_CHECKPOINTS)
+            if ended:
+                break
+        if trainer.roles.base_digest() != before:
+            raise TrainingError(
+                "the frozen base changed during PPO; this is a fault of the toolkit"
+            )
+        if ranks.is_main:
+            trainer.save_adapter(run.path / ADAPTER_FOLDER)
+        return _Outcome(
+            history=history,
+            stopped_by=stopped_by,
+            checkpoint=checkpoint,
+            base_fingerprint=trainer.roles.base.fingerprint,
+            probes=self._probes(trainer, prompt_ids[:_PROBES]),
+        )
+
+    def _probes(self, trainer: PPOTrainer, prompt_ids: list[list[int]]) -> Probes:
+        """What the trained policy says on a few prompts, to compare the export with."""
+        with trainer.roles.use("policy"):
+            return take_probes(
+                trainer.roles, trainer.chat, prompt_ids, max_new_tokens=self.config.max_new_tokens
+            )
+
+    def _resume(
+        self, trainer: PPOTrainer, checkpoints: Path, run: RunFolder
+    ) -> tuple[int, History]:
+        if run.is_main and checkpoints.exists():
+            sweep(checkpoints)
+        trainer.ranks.wait()
+        newest = newest_valid(checkpoints) if checkpoints.exists() else None
+        if newest is None:
+            return 0, History()
+        step, history = trainer.load_checkpoint(newest)
+        run.rewind(step)
+        return step, History(**history)
+
+    def _log(
+        self,
+        run: RunFolder,
+        step: int,
+        metrics: Mapping[str, float],
+        rollout: Rollout,
+        chat: ChatFormat,
+    ) -> None:
+        if step % self.config.logging_steps == 0 or step == self.config.max_steps:
+            run.log(step, metrics, total=self.config.max_steps)
+            for row in range(min(_SAMPLES_PER_UPDATE, len(rollout.prompts))):
+                run.sample(_sample_row(step, rollout, row, chat))
+
+    def _result(self, outcome: _Outcome, export: ExportReport | None) -> PPOResult:
+        folder = Path(self.config.output_dir)
+        history = outcome.history
+        return PPOResult(
+            output_dir=folder,
+            adapter=folder / ADAPTER_FOLDER,
+            export=None if export is None else folder / EXPORT_FOLDER,
+            export_max_logprob_difference=None if export is None else export.max_difference,
+            export_same_greedy_text=None if export is None else export.same_greedy_text,
+            checkpoint=outcome.checkpoint,
+            base_fingerprint=outcome.base_fingerprint,
+            updates=len(history.scores),
+            stopped_by=outcome.stopped_by,
+            score_start=_mean(history.scores[: history.tenth]),
+            score=_mean(history.scores[-history.tenth :]),
+            kl=_mean(history.kls[-history.tenth :]),
+            length=_mean(history.lengths[-history.tenth :]),
+        )
+
+
+@dataclass(slots=True)
+class History:
+    """The figures of every update so far, for the result."""
+
+    scores: list[float] = field(default_factory=list)
+    kls: list[float] = field(default_factory=list)
+    lengths: list[float] = field(default_factory=list)
+
+    def add(self, metrics: Mapping[str, float]) -> None:
+        """Note one update."""
+        self.scores.append(metrics["score/mean"])
+        self.kls.append(metrics["kl/reference"])
+        self.lengths.append(metrics["completion/length"])
+
+    @property
+    def tenth(self) -> int:
+        """A tenth of the updates, at least one."""
+        return max(1, len(self.scores) // _LAST_SHARE)
+
+
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    """What is left of training once the models are freed."""
+
+    history: History
+    stopped_by: str
+    checkpoint: Path
+    base_fingerprint: str
+    probes: Probes
+
+
+def _sample_row(step: int, rollout: Rollout, row: int, chat: ChatFormat) -> dict[str, Any]:
+    log_ratio = rollout.logprobs[row] - rollout.ref_logprobs[row]
+    return {
+        "step": step,
+        "prompt": rollout.prompts[row].to_json(),
+        "completion": chat.decode_completion(rollout.completion_ids[row]),
+        "ended": bool(rollout.ended[row]),
+        "score": float(rollout.scores[row]),
+        "kl": float(log_ratio.sum()),
+    }
+
+
+def _mean(values: list[float]) -> float:
+    return sum(values) / len(values) if values else float("nan")
