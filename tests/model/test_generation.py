@@ -1,0 +1,84 @@
+import pytest
+import torch
+from conftest import make_model
+
+from rlhf.config import AdapterConfig
+from rlhf.data.chat import ChatFormat
+from rlhf.model.base import load_base, resolve_model
+from rlhf.model.generation import pick_tokens, sample_completions, uniform_noise
+from rlhf.model.roles import Roles
+
+PROMPTS = [[1, 3, 7, 8, 4], [1, 3, 9, 4], [1, 3, 7, 9, 11, 12, 4], [1, 3, 10, 4]]
+KEYS = [(0, 1, 0, row) for row in range(4)]
+
+
+@pytest.fixture
+def setting(tiny):
+    base = load_base(resolve_model(str(tiny)), dtype="float32", device=torch.device("cpu"))
+    # Settings of the model's own must not act.
+    base.model.generation_config.update(top_k=1, temperature=0.1, repetition_penalty=5.0)
+    roles = Roles(base)
+    roles.add("policy", AdapterConfig(r=2), trainable=False)
+    return roles, ChatFormat.of(base.tokenizer, base.model)
+
+
+def sample(setting, prompts=PROMPTS, keys=KEYS, size=12):
+    roles, chat = setting
+    with roles.use("policy"):
+        return sample_completions(
+            roles, chat, prompts, max_new_tokens=size, temperature=1.0, keys=keys
+        )
+
+
+def test_greedy_equals_transformers_generate(setting, tiny):
+    greedy = sample(setting, keys=None)
+    model = make_model()
+    for prompt, completion in zip(PROMPTS, greedy, strict=True):
+        expected = model.generate(
+            torch.tensor([prompt]), max_new_tokens=12, do_sample=False, eos_token_id=2
+        )
+        assert completion == expected[0, len(prompt) :].tolist()
+
+
+def test_a_row_is_sampled_alike_alone_and_in_any_batch(setting):
+    together = sample(setting)
+    assert any(ids[-1] == 2 for ids in together), "no row ends early: the test shows nothing"
+    for row in range(4):
+        assert (
+            sample(setting, PROMPTS[row : row + 1], KEYS[row : row + 1]) == together[row : row + 1]
+        )
+    assert sample(setting, PROMPTS[::-1], KEYS[::-1]) == together[::-1]
+
+
+def test_completions_stop_at_the_stop_token_or_the_limit(setting):
+    for ids in sample(setting, size=6):
+        assert 2 not in ids[:-1]
+        assert ids[-1] == 2 or len(ids) == 6
+
+
+def test_samples_follow_the_full_distribution(setting):
+    """First tokens of 4000 draws against the model's own probabilities."""
+    count = 4000
+    drawn = sample(setting, [PROMPTS[0]] * count, [(7, row) for row in range(count)], size=1)
+    found = torch.bincount(torch.tensor([ids[0] for ids in drawn]), minlength=32) / count
+    with torch.no_grad():
+        expected = make_model()(torch.tensor([PROMPTS[0]])).logits[0, -1].softmax(-1)
+    # Four standard errors of a share.
+    assert ((found - expected).abs() < 4 * (expected * (1 - expected) / count).sqrt() + 1e-9).all()
+
+
+def test_noise_depends_on_the_key_alone():
+    rows = uniform_noise([(0, 1), (0, 2)], 5)
+    assert torch.equal(rows[1:], uniform_noise([(0, 2)], 5))
+    assert torch.equal(rows[:, :3], uniform_noise([(0, 1), (0, 2)], 3))
+    assert not torch.equal(rows[0], rows[1])
+
+
+def test_picking_inverts_the_cumulative_distribution():
+    # Probabilities 0, .25, 0, .75.
+    logits = torch.tensor([[-torch.inf, 0.25, -torch.inf, 0.75]])
+    logits = torch.where(logits > 0, logits.log(), logits)
+    draws = {0.0: 1, 0.249: 1, 0.251: 3, 1 - 1e-16: 3}
+    for uniform, token in draws.items():
+        picked = pick_tokens(logits, torch.tensor([uniform], dtype=torch.float64), temperature=1.0)
+        assert picked.tolist() == [token]
