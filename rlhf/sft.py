@@ -228,7 +228,7 @@ def _trl_arguments(config: SFTConfig, base: FrozenBase) -> Any:
         logging_steps=config.logging_steps,
         seed=config.seed,
         bf16=False,  # the base has its dtype; adapters and logits stay float32
-        gradient_checkpointing=False,
+        activation_checkpointing=False,
         dataset_kwargs={"skip_prepare_dataset": True},
         remove_unused_columns=False,
         save_strategy="no",
