@@ -357,6 +357,8 @@ class DemoConfig:
     """Folder for the runs of all stages, the ranking store and the report."""
     seed: int = 0
     """Seed of everything random in the demo."""
+    overwrite: bool = False
+    """Replace an earlier demo in output_dir (and nothing that is not one)."""
 
     def __post_init__(self) -> None:
         _at_least_zero("seed", self.seed)
