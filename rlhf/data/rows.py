@@ -92,10 +92,11 @@ def _json_object(line: str, place: str) -> dict[str, Any]:
 def parse_json(text: str, place: str) -> Any:
     """Parse one JSON value strictly: no NaN, no duplicate keys, nothing after it."""
     try:
+        text = text.rstrip("\r\n")
         return json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
     except json.JSONDecodeError as error:
         raise DataError(
-            f"{place}: not valid JSON at column {error.colno} ({error.msg}); each line must hold "
+            f"{place}: not valid JSON at column {error.pos + 1} ({error.msg}); each line must hold "
             "one whole object"
         ) from None
     except DataError as error:
