@@ -1,0 +1,1 @@
+"""Scripts for a clone, one per stage; each also gives the stage's public classes."""
