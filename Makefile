@@ -1,0 +1,50 @@
+# make demo    set up and run the whole path on the embedded model
+# make test    set up and run the tests
+# make check   what every commit must pass beside the tests
+#
+# On Linux without a GPU, pip's default torch brings gigabytes of CUDA; choose the small one with
+#   make setup TORCH_INDEX_URL=https://download.pytorch.org/whl/cpu
+
+PYTHON ?= python3
+TORCH_INDEX_URL ?=
+ARGS ?=
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.PHONY: setup demo test check lint format clean
+.DEFAULT_GOAL := setup
+
+setup: $(INSTALLED)
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else \
+	  "error: Python 3.11 or newer is needed; give it with make PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV)
+ifneq ($(TORCH_INDEX_URL),)
+	$(BIN)/pip install --quiet --no-deps --index-url $(TORCH_INDEX_URL) "$$(grep '^torch==' constraints.txt)"
+endif
+	$(BIN)/pip install --quiet -c constraints.txt -e '.[dev]'
+	touch $@
+
+demo: setup
+	$(BIN)/rlhf demo --overwrite $(ARGS)
+
+test: setup
+	$(BIN)/python -m pytest $(ARGS)
+
+check: lint
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q tests/test_architecture.py
+
+lint: setup
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+
+format: setup
+	$(BIN)/ruff format
+	$(BIN)/ruff check --fix
+
+clean:
+	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
