@@ -15,12 +15,14 @@ from rlhf.checkpoints import fingerprint_file, keep_last, newest_valid, sweep
 from rlhf.config import PPOConfig
 from rlhf.data.chat import ChatFormat
 from rlhf.data.readers import read_prompts
-from rlhf.errors import TrainingError
+from rlhf.errors import ConfigError, TrainingError
 from rlhf.export import EXPORT_FOLDER, ExportReport, Probes, export_to_original, take_probes
 from rlhf.model.base import ADAPTER_FOLDER, ModelSource, resolve_model
 from rlhf.ppo_trainer import PPOTrainer
 from rlhf.ranks import Ranks
 from rlhf.records import Prompt
+from rlhf.reward import HEAD_FILE
+from rlhf.rewards import load_reward_function
 from rlhf.rollout import PromptOrder, Rollout
 from rlhf.runs import Listener, RunFolder
 
@@ -94,6 +96,7 @@ class PPOStage:
             {prompt.sha256: prompt for prompt in read_prompts(config.train_file)}.values()
         )
         source = ModelSource(resolve_model(config.model_name_or_path).base)
+        _require_reward(config)
         with RunFolder(
             config.output_dir,
             "ppo",
@@ -212,6 +215,16 @@ class PPOStage:
             score=_mean(history.scores[-history.tenth :]),
             kl=_mean(history.kls[-history.tenth :]),
             length=_mean(history.lengths[-history.tenth :]),
+        )
+
+
+def _require_reward(config: PPOConfig) -> None:
+    """Refuse a reward that isn't there before anything is loaded or written."""
+    if config.reward_function is not None:
+        load_reward_function(config.reward_function)
+    elif not (Path(str(config.reward_model)) / ADAPTER_FOLDER / HEAD_FILE).is_file():
+        raise ConfigError(
+            f"reward_model: {config.reward_model} is not a finished run of the reward stage"
         )
 
 

@@ -20,9 +20,9 @@ from torch import Tensor
 from rlhf.checkpoints import load_tensors, save_tensors, verify_folder, write_folder, write_json
 from rlhf.config import PPOConfig
 from rlhf.data.chat import ChatFormat
-from rlhf.errors import CheckpointError, ConfigError, DataError, TrainingError
+from rlhf.errors import CheckpointError, DataError, TrainingError
 from rlhf.model.adapters import adapter_state, load_adapter_state, save_adapter
-from rlhf.model.base import ADAPTER_FOLDER, ModelSource, load_base, write_link
+from rlhf.model.base import ModelSource, load_base, write_link
 from rlhf.model.heads import ScalarHead
 from rlhf.model.roles import Roles
 from rlhf.model.scoring import completion_logprobs, completion_values
@@ -34,7 +34,7 @@ from rlhf.ops.returns import gae, shape_rewards
 from rlhf.optimization import RoleOptimizer, lr_factor
 from rlhf.ranks import Ranks
 from rlhf.records import Prompt
-from rlhf.reward import HEAD_FILE, RewardModel
+from rlhf.reward import RewardModel
 from rlhf.rewards import FunctionReward, ModelReward, RewardSource, load_reward_function
 from rlhf.rollout import Rollout, RolloutCollector, minibatch_plan
 
@@ -196,10 +196,7 @@ class PPOTrainer:
         if config.reward_function is not None:
             function = load_reward_function(config.reward_function)
             return FunctionReward(function, config.reward_function, self.chat)
-        folder = Path(str(config.reward_model))
-        if not (folder / ADAPTER_FOLDER / HEAD_FILE).is_file():
-            raise ConfigError(f"reward_model: {folder} is not a finished run of the reward stage")
-        model = RewardModel.load(folder, self.roles, self.chat)
+        model = RewardModel.load(Path(str(config.reward_model)), self.roles, self.chat)
         self._value_from_reward(model)
         return ModelReward(model)
 
