@@ -17,8 +17,8 @@ LAYERS = (
     {"config"},
     {"checkpoints", "data", "ops", "options", "progress", "runs", "store"},
     {"model", "optimization", "ranks"},
-    {"comparison", "evaluate", "export", "generate", "inference", "ppo", "ppo_trainer", "report"}
-    | {"reward", "rewards", "rollout", "sample", "sft"},
+    {"comparison", "evaluate", "export", "figures", "generate", "inference", "ppo", "ppo_trainer"}
+    | {"report", "reward", "rewards", "rollout", "sample", "sft"},
     {"demo"},
     {"__main__", "cli"},
 )
@@ -28,7 +28,7 @@ DOORS = {
     "alembic": ("rlhf/store/",),
     "datasets": ("rlhf/data/", "rlhf/sft.py"),
     "gradio": ("labeling_ui/app.py",),
-    "matplotlib": ("rlhf/report.py",),
+    "matplotlib": ("rlhf/report/plots.py",),
     "peft": ("rlhf/model/adapters.py", "rlhf/model/roles.py"),
     "pyarrow": ("rlhf/data/",),
     "pydantic": ("rlhf/options.py",),
