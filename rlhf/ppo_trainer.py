@@ -54,12 +54,11 @@ class PPOTrainer:
     def __init__(self, config: PPOConfig, source: ModelSource, ranks: Ranks) -> None:
         self.config = config
         self.ranks = ranks
-        torch.manual_seed(config.seed)  # LoRA's random A matrices
         base = load_base(source, dtype=config.dtype, device=ranks.device)
         self.chat = ChatFormat.of(base.tokenizer, base.model)
         self.roles = Roles(base)
-        self.roles.add("policy", config.adapter, trainable=True)
-        self.roles.add("value", config.adapter, trainable=True)
+        self.roles.add("policy", config.adapter, trainable=True, seed=config.seed)
+        self.roles.add("value", config.adapter, trainable=True, seed=config.seed)
         self.value_head = ScalarHead(base.hidden_size).to(base.device)
         self.collector = RolloutCollector(
             self.roles, self.chat, self._reward_source(), self.value_head, config, ranks

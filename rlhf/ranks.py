@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import torch
 from accelerate import PartialState
-from accelerate.utils import gather_object
+from accelerate.utils import gather_object, parse_flag_from_env
 from torch import Tensor, nn
 
 T = TypeVar("T")
@@ -22,7 +22,9 @@ class Ranks:
     """This process among its peers."""
 
     def __init__(self) -> None:
-        state = PartialState()
+        # Without an accelerator the processes must be told to speak gloo.
+        on_cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
+        state = PartialState(cpu=on_cpu)
         self.rank = int(state.process_index)
         self.size = int(state.num_processes)
         self.device: torch.device = state.device

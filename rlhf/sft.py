@@ -98,10 +98,11 @@ class SFTStage:
             run.record(
                 base_fingerprint=base.fingerprint,
                 data={"train_file": fingerprint_file(config.train_file)},
+                processes=ranks.size,
                 counts={"train": len(train), "held_out": len(held_out)},
             )
             roles = Roles(base)
-            roles.add("policy", config.adapter, trainable=True)
+            roles.add("policy", config.adapter, trainable=True, seed=config.seed)
             trained = self._train(roles, chat, train, held_out, run)
             for row in _sample(roles, chat, held_out or train, config):
                 run.sample(row)

@@ -27,6 +27,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from peft import LoraConfig, get_peft_model
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
@@ -58,11 +59,23 @@ class Roles:
         """The base without its output head."""
         return self.causal_lm.base_model
 
-    def add(self, name: str, config: AdapterConfig | Path, *, trainable: bool) -> None:
-        """Add an adapter: a fresh one (its update is 0), or a saved one from its folder."""
+    def add(
+        self, name: str, config: AdapterConfig | Path, *, trainable: bool, seed: int = 0
+    ) -> None:
+        """Add an adapter: a fresh one (its update is 0), or a saved one from its folder.
+
+        Args:
+            name: The role.
+            config: Settings of a fresh adapter, or the folder of a saved one.
+            trainable: Whether its parameters require gradients, for good.
+            seed: Of a fresh adapter's random A matrices; torch's own generator is left alone.
+        """
         saved = isinstance(config, Path)
         settings = read_lora_config(config) if isinstance(config, Path) else lora_config(config)
-        self._attach(name, settings)
+        device = self.base.device
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+            torch.manual_seed(seed)
+            self._attach(name, settings)
         if saved:
             load_adapter(self._peft, name, Path(str(config)))
         for key, parameter in self._peft.named_parameters():

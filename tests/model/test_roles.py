@@ -69,6 +69,19 @@ def test_a_fresh_policy_is_the_reference(base):
     assert torch.equal(*found)
 
 
+def test_a_fresh_adapter_depends_on_its_seed_alone(tiny):
+    found = []
+    for noise, seed in ((1, 7), (2, 7), (2, 8)):
+        torch.manual_seed(noise)
+        state = torch.get_rng_state()
+        roles = Roles(load_base(resolve_model(str(tiny)), dtype="float32", device=CPU))
+        roles.add("policy", ADAPTER, trainable=True, seed=seed)
+        assert torch.equal(torch.get_rng_state(), state)
+        found.append(torch.cat([p.detach().flatten() for p in roles.parameters("policy").values()]))
+    assert torch.equal(found[0], found[1])
+    assert not torch.equal(found[0], found[2])
+
+
 def test_only_the_asked_roles_train(roles):
     trainable = {name for name, p in roles.peft_model.named_parameters() if p.requires_grad}
     assert trainable == {*roles.parameters("policy"), *roles.parameters("value")}
