@@ -186,7 +186,8 @@ class PPOConfig(StageConfig):
     kl_coef: float = 0.05
     """Weight of the KL to the frozen base, taken off the reward token by token (estimator k1)."""
     kl_budget: float | None = None
-    """Stop when the mean KL to the base per completion, in nats, exceeds this."""
+    """Stop when the KL to the base exceeds this: nats per completion, mean of the last 3
+    updates."""
     cliprange: float = 0.2
     """Clip range of the policy ratio."""
     cliprange_value: float = 0.2

@@ -30,6 +30,7 @@ CHECKPOINTS_FOLDER = "checkpoints"
 _KEPT_CHECKPOINTS = 2
 _SAMPLES_PER_UPDATE = 2
 _PROBES = 16
+_BUDGET_WINDOW = 3
 _LAST_SHARE = 10
 """The result's figures are means over the last tenth of the updates."""
 
@@ -105,7 +106,9 @@ class PPOStage:
             is_main=ranks.is_main,
             resume=config.resume,
         ) as run:
-            run.record(data={"train_file": fingerprint_file(config.train_file)})
+            run.record(
+                data={"train_file": fingerprint_file(config.train_file)}, processes=ranks.size
+            )
             outcome = self._train(source, prompts, run, ranks)
             ranks.wait()
             export = None
@@ -141,7 +144,7 @@ class PPOStage:
             history.add(metrics)
             self._log(run, update + 1, metrics, rollout, trainer.chat)
             budget = self.config.kl_budget
-            if budget is not None and metrics["kl/reference"] > budget:
+            if budget is not None and history.recent_kl > budget:
                 stopped_by = "kl_budget"
             ended = stopped_by == "kl_budget" or update + 1 == total
             if ended or (update + 1) % self.config.save_steps == 0:
@@ -241,6 +244,11 @@ class History:
         self.scores.append(metrics["score/mean"])
         self.kls.append(metrics["kl/reference"])
         self.lengths.append(metrics["completion/length"])
+
+    @property
+    def recent_kl(self) -> float:
+        """Mean KL of the last few updates: one batch alone is too noisy to stop a run."""
+        return _mean(self.kls[-_BUDGET_WINDOW:])
 
     @property
     def tenth(self) -> int:
