@@ -41,6 +41,7 @@ from rlhf.runs import Listener, RunFolder
 HEAD_FILE = "score_head.safetensors"
 CARD_FILE = "reward_card.json"
 _SCORING_BATCH = 64
+_SAMPLES = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,11 +111,12 @@ class RewardStage:
             run.record(
                 base_fingerprint=base.fingerprint,
                 data=self._fingerprints(),
+                processes=ranks.size,
                 counts={"train": len(train), "held_out": len(held_out)},
                 simulated=any(ranking.simulated for ranking in rankings),
             )
             model = RewardModel(Roles(base), chat)
-            model.roles.add("reward", config.adapter, trainable=True)
+            model.roles.add("reward", config.adapter, trainable=True, seed=config.seed)
             before = model.roles.base_digest()
             encoded = [model.encode(ranking, config.max_length) for ranking in train]
             losses = self._train(model, encoded, run, ranks)
@@ -122,6 +124,8 @@ class RewardStage:
             card = model.card(held_out) | {"simulated": any(r.simulated for r in rankings)}
             if model.roles.base_digest() != before:
                 raise TrainingError("the frozen base changed; this is a fault of the toolkit")
+            for ranking in (held_out or train)[:_SAMPLES]:
+                run.sample(model.sample_row(ranking))
             result = self._save(model, run, losses, card)
             ranks.wait()
         return result
@@ -308,6 +312,16 @@ class RewardModel:
         return self.score(
             [(chat.encode_prompt(p), chat.encode_completion(text)) for p, text in pairs]
         )
+
+    def sample_row(self, ranking: Ranking) -> dict[str, Any]:
+        """A ranking beside the scores of its completions, for people to read."""
+        scores = self.score_texts([(ranking.prompt, text) for text in ranking.completions])
+        return {
+            "prompt": ranking.prompt.to_json(),
+            "completions": list(ranking.completions),
+            "ranks": list(ranking.effective_ranks),
+            "scores": [round(score, 4) for score in scores.tolist()],
+        }
 
     def card(self, rankings: Sequence[Ranking]) -> dict[str, Any]:
         """Held-out figures: pair accuracy beside what a rule on length alone would reach."""
