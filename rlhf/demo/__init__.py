@@ -1,0 +1,1 @@
+"""The embedded default: a tiny base, its tasks and its simulated annotators."""
