@@ -14,6 +14,7 @@ from typing import Any
 from rlhf.checkpoints import fingerprint_file, keep_last, newest_valid, sweep
 from rlhf.config import PPOConfig
 from rlhf.data.chat import ChatFormat
+from rlhf.data.lengths import refuse_long
 from rlhf.data.readers import read_prompts
 from rlhf.errors import ConfigError, TrainingError
 from rlhf.export import EXPORT_FOLDER, ExportReport, Probes, export_to_original, take_probes
@@ -127,7 +128,14 @@ class PPOStage:
         """Everything that needs the models; they are freed on return."""
         trainer = PPOTrainer(self.config, source, ranks)
         run.record(base_fingerprint=trainer.roles.base.fingerprint)
-        prompt_ids = [trainer.encode_prompt(prompt) for prompt in prompts]
+        prompt_ids = [trainer.chat.encode_prompt(prompt) for prompt in prompts]
+        refuse_long(
+            [(len(ids), prompt.text) for ids, prompt in zip(prompt_ids, prompts, strict=True)],
+            limit=self.config.max_prompt_length,
+            field="max_prompt_length",
+            source=self.config.train_file,
+            what="prompts",
+        )
         before = trainer.roles.base_digest()
         checkpoints = run.path / CHECKPOINTS_FOLDER
         done, history = 0, History()

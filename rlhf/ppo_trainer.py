@@ -20,7 +20,7 @@ from torch import Tensor
 from rlhf.checkpoints import load_tensors, save_tensors, verify_folder, write_folder, write_json
 from rlhf.config import PPOConfig
 from rlhf.data.chat import ChatFormat
-from rlhf.errors import CheckpointError, DataError, TrainingError
+from rlhf.errors import CheckpointError, TrainingError
 from rlhf.model.adapters import adapter_state, load_adapter_state, save_adapter
 from rlhf.model.base import ModelSource, load_base, write_link
 from rlhf.model.heads import ScalarHead
@@ -65,16 +65,6 @@ class PPOTrainer:
         )
         self.policy_optimizer = self._optimizer("policy", config.learning_rate)
         self.value_optimizer = self._optimizer("value", config.value_learning_rate)
-
-    def encode_prompt(self, prompt: Prompt) -> list[int]:
-        """Token ids of a prompt; one that is too long is refused, never cut."""
-        ids = self.chat.encode_prompt(prompt)
-        if len(ids) > self.config.max_prompt_length:
-            raise DataError(
-                f"a prompt has {len(ids)} tokens, more than max_prompt_length "
-                f"{self.config.max_prompt_length}: {prompt.text[:60]!r}; raise it or drop it"
-            )
-        return ids
 
     def step(
         self, prompts: list[Prompt], prompt_ids: list[list[int]], update: int

@@ -22,6 +22,7 @@ from rlhf.checkpoints import fingerprint_file, write_folder, write_json
 from rlhf.config import RewardConfig
 from rlhf.data.chat import ChatFormat
 from rlhf.data.collation import collate
+from rlhf.data.lengths import refuse_long
 from rlhf.data.rankings import load_rankings
 from rlhf.data.readers import read_demonstrations
 from rlhf.data.splits import split_by_prompt
@@ -85,6 +86,11 @@ class EncodedRanking:
     ranks: list[int]
     """1 is best, 0 is not ranked."""
 
+    @property
+    def longest(self) -> int:
+        """Tokens of the prompt with its longest completion."""
+        return len(self.prompt) + max(map(len, self.completions))
+
 
 class RewardStage:
     """Train a reward adapter and its score head on rankings."""
@@ -118,8 +124,15 @@ class RewardStage:
             model = RewardModel(Roles(base), chat)
             model.roles.add("reward", config.adapter, trainable=True, seed=config.seed)
             before = model.roles.base_digest()
-            encoded = [model.encode(ranking, config.max_length) for ranking in train]
-            losses = self._train(model, encoded, run, ranks)
+            encoded = {id(ranking): model.encode(ranking) for ranking in rankings}
+            refuse_long(
+                [(encoded[id(ranking)].longest, ranking.prompt.text) for ranking in rankings],
+                limit=config.max_length,
+                field="max_length",
+                source=config.rankings,
+                what="rankings",
+            )
+            losses = self._train(model, [encoded[id(r)] for r in train], run, ranks)
             self._normalize(model, train)
             card = model.card(held_out) | {"simulated": any(r.simulated for r in rankings)}
             if model.roles.base_digest() != before:
@@ -243,16 +256,10 @@ class RewardModel:
         """Adapter parameters and the head's weight, by name."""
         return self.roles.parameters("reward") | {"score_head.weight": self.head.weight}
 
-    def encode(self, ranking: Ranking, max_length: int) -> EncodedRanking:
-        """Tokenise a ranking; one that is too long is refused, never cut."""
+    def encode(self, ranking: Ranking) -> EncodedRanking:
+        """Tokenise a ranking."""
         prompt = self.chat.encode_prompt(ranking.prompt)
         completions = [self.chat.encode_completion(text) for text in ranking.completions]
-        longest = len(prompt) + max(map(len, completions))
-        if longest > max_length:
-            raise DataError(
-                f"a ranking has {longest} tokens, more than max_length {max_length}: "
-                f"{ranking.prompt.text[:60]!r}; raise max_length or drop it"
-            )
         return EncodedRanking(prompt, completions, [rank or 0 for rank in ranking.effective_ranks])
 
     def loss_and_backward(

@@ -22,9 +22,10 @@ from transformers import AutoModelForCausalLM, PrinterCallback, TrainerCallback
 from rlhf.checkpoints import fingerprint_file, fingerprint_model, write_folder
 from rlhf.config import SFTConfig
 from rlhf.data.chat import ChatFormat
+from rlhf.data.lengths import refuse_long
 from rlhf.data.readers import read_demonstrations
 from rlhf.data.splits import split_by_prompt
-from rlhf.errors import DataError, TrainingError
+from rlhf.errors import TrainingError
 from rlhf.model.adapters import fold, read_delta, save_adapter
 from rlhf.model.base import (
     ADAPTER_FOLDER,
@@ -95,6 +96,7 @@ class SFTStage:
             base = load_base(source, dtype=config.dtype, device=ranks.device)
             chat = ChatFormat.of(base.tokenizer, base.model)
             train, held_out = split_by_prompt(demonstrations, config.eval_fraction)
+            _refuse_long(demonstrations, chat, config)
             run.record(
                 base_fingerprint=base.fingerprint,
                 data={"train_file": fingerprint_file(config.train_file)},
@@ -124,8 +126,8 @@ class SFTStage:
         trainer = trl.SFTTrainer(
             model=roles.peft_model,
             args=_trl_arguments(self.config, roles.base),
-            train_dataset=_tokenize(train, chat, self.config.max_length),
-            eval_dataset=_tokenize(held_out, chat, self.config.max_length) if held_out else None,
+            train_dataset=_tokenize(train, chat),
+            eval_dataset=_tokenize(held_out, chat) if held_out else None,
             processing_class=roles.base.tokenizer,
             callbacks=[recorder],
         )
@@ -240,19 +242,27 @@ def _trl_arguments(config: SFTConfig, base: FrozenBase) -> Any:
     )
 
 
-def _tokenize(
-    demonstrations: Sequence[Demonstration], chat: ChatFormat, max_length: int
-) -> Dataset:
+def _refuse_long(
+    demonstrations: Sequence[Demonstration], chat: ChatFormat, config: SFTConfig
+) -> None:
+    prompts = [chat.encode_prompt(item.prompt) for item in demonstrations]
+    completions = [chat.encode_completion(item.completion) for item in demonstrations]
+    sizes = [len(p) + len(c) for p, c in zip(prompts, completions, strict=True)]
+    refuse_long(
+        list(zip(sizes, (item.prompt.text for item in demonstrations), strict=True)),
+        limit=config.max_length,
+        field="max_length",
+        source=config.train_file,
+        what="demonstrations",
+    )
+
+
+def _tokenize(demonstrations: Sequence[Demonstration], chat: ChatFormat) -> Dataset:
     """Token ids with labels on the completion only."""
     rows: dict[str, list[list[int]]] = {"input_ids": [], "labels": []}
     for demonstration in demonstrations:
         prompt = chat.encode_prompt(demonstration.prompt)
         completion = chat.encode_completion(demonstration.completion)
-        if len(prompt) + len(completion) > max_length:
-            raise DataError(
-                f"a demonstration has {len(prompt) + len(completion)} tokens, more than max_length "
-                f"{max_length}: {demonstration.prompt.text[:60]!r}; raise max_length or drop it"
-            )
         rows["input_ids"].append(prompt + completion)
         rows["labels"].append([_IGNORED] * len(prompt) + completion)
     return Dataset.from_dict(rows)

@@ -63,7 +63,7 @@ def trainer_of(config):
 
 def step(trainer, update=0):
     prompts = [Prompt.parse(text) for text in PROMPTS]
-    ids = [trainer.encode_prompt(prompt) for prompt in prompts]
+    ids = [trainer.chat.encode_prompt(prompt) for prompt in prompts]
     return trainer.step(prompts, ids, update)
 
 

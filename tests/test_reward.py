@@ -88,7 +88,7 @@ def test_scores_are_centred_and_alike_in_any_batch_after_loading(config, tiny, w
 
 def test_a_reward_model_of_another_base_is_refused(config, tiny, tmp_path):
     RewardStage(config).run()
-    from conftest import make_model, make_tokenizer
+    from tiny_model import make_model, make_tokenizer
 
     other = tmp_path / "other"
     make_model(seed=1).save_pretrained(other)
@@ -116,5 +116,5 @@ def test_skips_train_nothing_and_others_worse_gives_pairs():
 
 
 def test_a_ranking_too_long_is_refused(config):
-    with pytest.raises(DataError, match="more than max_length 8"):
+    with pytest.raises(DataError, match="120 of 120 rankings have more than max_length 8 tokens"):
         RewardStage(dataclasses.replace(config, max_length=8)).run()

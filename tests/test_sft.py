@@ -39,7 +39,7 @@ def config(tiny, tmp_path, write_rows):
 def test_the_loss_is_on_the_completion_and_its_end_token(tiny):
     base = load_base(resolve_model(str(tiny)), dtype="float32", device=torch.device("cpu"))
     chat = ChatFormat.of(base.tokenizer, base.model)
-    rows = _tokenize([Demonstration(Prompt.parse("a b"), "good c")], chat, 99)
+    rows = _tokenize([Demonstration(Prompt.parse("a b"), "good c")], chat)
     # <s> <user> a b <asst> | good c </s>
     assert rows["input_ids"][0] == [1, 3, 6, 7, 4, 26, 8, 2]
     assert rows["labels"][0] == [-100] * 5 + [26, 8, 2]
@@ -73,5 +73,5 @@ def test_it_learns_and_leaves_a_folded_base_that_is_the_policy(config, tiny):
 def test_a_demonstration_too_long_is_refused(config):
     import dataclasses
 
-    with pytest.raises(DataError, match="more than max_length 6"):
+    with pytest.raises(DataError, match="64 of 64 demonstrations have more than max_length 6"):
         SFTStage(dataclasses.replace(config, max_length=6)).run()
