@@ -18,7 +18,7 @@ def count_good(prompts, completions):
 
 
 def launch(processes, script, *flags):
-    """Run a stage script as that many processes (gloo): accelerate's launcher for a CPU makes one."""
+    """Run a stage script as so many processes (gloo)."""
     command = [
         *(sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", str(processes)),
         *("--master_port", "29531"),

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from conftest import make_model
+from tiny_model import make_model
 
 from rlhf.config import AdapterConfig
 from rlhf.data.chat import ChatFormat

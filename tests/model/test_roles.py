@@ -2,7 +2,7 @@ import json
 
 import pytest
 import torch
-from conftest import make_model
+from tiny_model import make_model
 
 from rlhf.config import AdapterConfig
 from rlhf.data.chat import ChatFormat
