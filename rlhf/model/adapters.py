@@ -22,6 +22,7 @@ from peft import (
 from peft.utils import SAFETENSORS_WEIGHTS_NAME
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from transformers.pytorch_utils import Conv1D
 
 from rlhf.config import AdapterConfig
 from rlhf.errors import CheckpointError, ConfigError
@@ -121,9 +122,10 @@ def fold(model: Any, delta: LoraDelta) -> None:
     """Add an adapter's update to the weights of a plain base, computed in float32, cast once."""
     with torch.no_grad():
         for name, (a, b, scale) in delta.factors.items():
-            weight = model.get_submodule(name).weight
+            module = model.get_submodule(name)
+            weight = module.weight
             update = (b.to(weight.device) @ a.to(weight.device)) * scale
-            if update.shape != weight.shape:  # Conv1D of GPT-2 stores (in, out)
+            if isinstance(module, Conv1D):  # GPT-2's own layer stores (in, out)
                 update = update.T
             weight.copy_((weight.float() + update).to(weight.dtype))
 

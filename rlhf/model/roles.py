@@ -22,6 +22,7 @@ Rules that remove a class of silent bugs (PEFT's ``set_adapter`` and ``disable_a
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,8 +32,10 @@ import torch
 from peft import LoraConfig, get_peft_model
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from rlhf.config import AdapterConfig
+from rlhf.errors import ConfigError
 from rlhf.model.adapters import load_adapter, lora_config, read_lora_config
 from rlhf.model.base import FrozenBase, weights_digest
 
@@ -78,25 +81,47 @@ class Roles:
             self._attach(name, settings)
         if saved:
             load_adapter(self._peft, name, Path(str(config)))
-        for key, parameter in self._peft.named_parameters():
-            if f".{name}." in key:
-                parameter.requires_grad_(trainable)
+        for parameter in self.parameters(name).values():
+            parameter.requires_grad_(trainable)
 
     def _attach(self, name: str, settings: LoraConfig) -> None:
         trainable = {p for p in self.causal_lm.parameters() if p.requires_grad}
-        if self._peft is None:
-            self._peft = get_peft_model(self.causal_lm, settings, adapter_name=name)
-        else:
-            self._peft.add_adapter(name, settings)
+        try:
+            if self._peft is None:
+                self._peft = get_peft_model(self.causal_lm, settings, adapter_name=name)
+            else:
+                self._peft.add_adapter(name, settings)
+        except ValueError as error:
+            raise ConfigError(f"adapter.target_modules: {str(error).splitlines()[0]}") from error
+        self._refuse_odd_targets()
         for parameter in self._peft.parameters():
             parameter.requires_grad_(parameter in trainable)
         self._peft.eval()
         self._layers = [m for m in self.causal_lm.modules() if isinstance(m, BaseTunerLayer)]
 
+    def _refuse_odd_targets(self) -> None:
+        """Only linear maps that share their weight with nothing can be folded exactly."""
+        embedding = self.causal_lm.get_input_embeddings()
+        tied = getattr(embedding, "base_layer", embedding).weight
+        for name, layer in self.causal_lm.named_modules():
+            if isinstance(layer, BaseTunerLayer):
+                inner = layer.get_base_layer()
+                if not isinstance(inner, (nn.Linear, Conv1D)) or inner.weight is tied:
+                    raise ConfigError(
+                        f"adapter.target_modules: {name} is no linear map of its own; use "
+                        "all-linear or name linear maps inside the layers"
+                    )
+
+    def scale(self, name: str) -> float:
+        """What an adapter's B @ A is multiplied by."""
+        settings = self._peft.peft_config[name]
+        return float(settings.lora_alpha / settings.r)
+
     def parameters(self, name: str) -> dict[str, nn.Parameter]:
         """Parameters of one adapter by name."""
+        of_role = re.compile(rf"\.lora_\w+\.{re.escape(name)}(\.|$)")
         named = self._peft.named_parameters()
-        return {key: parameter for key, parameter in named if f".{name}." in key}
+        return {key: parameter for key, parameter in named if of_role.search(key)}
 
     @contextmanager
     def use(self, name: str | None) -> Iterator[None]:

@@ -2,12 +2,13 @@ import json
 
 import pytest
 import torch
-from tiny_model import make_model
+from tiny_model import make_model, make_tokenizer
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from rlhf.config import AdapterConfig
 from rlhf.data.chat import ChatFormat
 from rlhf.data.collation import collate
-from rlhf.errors import CheckpointError
+from rlhf.errors import CheckpointError, ConfigError
 from rlhf.model.adapters import attach_saved, concatenate, fold, read_delta, save_adapter
 from rlhf.model.base import check_base, load_base, resolve_model, write_link
 from rlhf.model.heads import ScalarHead
@@ -217,6 +218,35 @@ def test_folding_and_concatenating_add_up(roles, tmp_path):
         torch.testing.assert_close(folded(ids).logits, expected, rtol=0, atol=1e-4)
         torch.testing.assert_close(exported(ids).logits, expected, rtol=0, atol=1e-4)
         assert (make_model()(ids).logits - expected).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("targets", ["all-linear", "c_attn", "c_proj"])
+def test_folding_is_right_where_weights_are_stored_transposed(tmp_path, targets):
+    """GPT-2's Conv1D holds (in, out), and its square c_proj hides a missing transpose."""
+    torch.manual_seed(0)
+    config = GPT2Config(vocab_size=32, n_embd=16, n_layer=1, n_head=2, n_positions=32)
+    GPT2LMHeadModel(config).save_pretrained(tmp_path / "model")
+    make_tokenizer().save_pretrained(tmp_path / "model")
+    base = load_base(resolve_model(str(tmp_path / "model")), dtype="float32", device=CPU)
+    roles = Roles(base)
+    roles.add("policy", AdapterConfig(r=4, target_modules=targets), trainable=True)
+    randomize(roles, "policy")
+    (tmp_path / "adapter").mkdir()
+    save_adapter(roles.peft_model, "policy", tmp_path / "adapter", base_path=base.path)
+    folded = GPT2LMHeadModel.from_pretrained(tmp_path / "model")
+    fold(folded, read_delta(tmp_path / "adapter"))
+    ids = torch.tensor([PROMPTS[0]])
+    with torch.no_grad(), roles.use("policy"):
+        expected = roles.causal_lm(ids).logits
+        torch.testing.assert_close(folded.eval()(ids).logits, expected, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("targets", ["query", "q_proj,embed_tokens", "lm_head", ""])
+def test_targets_that_cannot_be_folded_are_refused(base, targets):
+    base.model.config.tie_word_embeddings = True
+    base.model.lm_head.weight = base.model.model.embed_tokens.weight
+    with pytest.raises(ConfigError, match="target_modules"):
+        Roles(base).add("policy", AdapterConfig(target_modules=targets), trainable=True)
 
 
 def test_head_normalisation_survives_saving_and_copying(tmp_path):
