@@ -46,8 +46,8 @@ class StageConfig:
     """What every training stage needs to know."""
 
     model_name_or_path: str
-    """Model to start from: a transformers folder or hub id, or the run folder of an earlier
-    stage (its base is used)."""
+    """Base to start from: a transformers folder or hub id, or the run folder of an SFT stage
+    (its folded base)."""
     output_dir: str
     """Run folder to write: config, lineage, metrics, samples, checkpoints, result."""
     seed: int = 0
@@ -279,6 +279,7 @@ class SampleConfig:
         _require(2 <= self.num_candidates <= 9, "num_candidates", self.num_candidates, "2 to 9")
         for name in ("overlap", "max_new_tokens", "temperature", "batch_size"):
             _positive(name, getattr(self, name))
+        _at_least_zero("seed", self.seed)
         if self.max_prompts is not None:
             _positive("max_prompts", self.max_prompts)
 
@@ -307,6 +308,7 @@ class GenerateConfig:
     def __post_init__(self) -> None:
         for name in ("max_new_tokens", "temperature"):
             _positive(name, getattr(self, name))
+        _at_least_zero("seed", self.seed)
         if self.prompt is not None and self.prompts is not None:
             raise ConfigError("prompts: give either prompt or prompts, not both")
 
@@ -345,6 +347,7 @@ class EvaluationConfig:
     def __post_init__(self) -> None:
         for name in ("num_samples", "max_new_tokens", "temperature", "batch_size"):
             _positive(name, getattr(self, name))
+        _at_least_zero("seed", self.seed)
         for name in ("max_prompts", "kl_budget"):
             if getattr(self, name) is not None:
                 _positive(name, getattr(self, name))

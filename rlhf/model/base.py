@@ -89,6 +89,21 @@ def resolve_model(name: str, *, field: str = "model_name_or_path") -> ModelSourc
     return ModelSource(_download(name, field))
 
 
+def resolve_base(name: str, *, field: str = "model_name_or_path") -> ModelSource:
+    """Find a base to train on; a name that stands for an adapter on a base is refused.
+
+    Raises:
+        ConfigError: If nothing usable is there, or the name is that of a PPO run.
+    """
+    source = resolve_model(name, field=field)
+    if source.adapter is not None:
+        raise ConfigError(
+            f"{field}: {name} is a policy adapter on the base {source.base}; training starts from "
+            "a base: name the SFT run or that folder"
+        )
+    return source
+
+
 def load_base(source: ModelSource, *, dtype: Dtype, device: torch.device) -> FrozenBase:
     """Load a base and freeze it.
 
