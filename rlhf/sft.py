@@ -33,7 +33,7 @@ from rlhf.model.base import (
     MODEL_FOLDER,
     FrozenBase,
     load_base,
-    resolve_model,
+    resolve_base,
     write_link,
 )
 from rlhf.model.generation import sample_completions
@@ -89,7 +89,7 @@ class SFTStage:
         """
         config, ranks = self.config, Ranks()
         demonstrations = read_demonstrations(config.train_file)
-        source = resolve_model(config.model_name_or_path)
+        source = resolve_base(config.model_name_or_path)
         with RunFolder(
             config.output_dir, "sft", config, listener=self.listener, is_main=ranks.is_main
         ) as run:
@@ -133,19 +133,21 @@ class SFTStage:
         )
         trainer.remove_callback(PrinterCallback)
         with roles.use("policy"):
-            trainer.train()
+            mean_loss = float(trainer.train().training_loss)
             eval_loss = float(trainer.evaluate()["eval_loss"]) if held_out else math.nan
         roles.peft_model.eval()
         if roles.base_digest() != before:
             raise TrainingError(
                 "the frozen base changed during SFT; this is a fault of the toolkit"
             )
-        if not recorder.losses or not math.isfinite(recorder.losses[-1]):
+        losses = recorder.losses or [mean_loss]
+        weights = roles.parameters("policy").values()
+        if not math.isfinite(losses[-1]) or not all(p.isfinite().all() for p in weights):
             raise TrainingError(
-                f"the loss became {recorder.losses[-1:] or 'nothing'}; lower learning_rate "
+                f"the loss became {losses[-1]}; lower learning_rate "
                 f"(now {self.config.learning_rate:g})"
             )
-        return _Trained(recorder.losses, eval_loss, recorder.steps)
+        return _Trained(losses, eval_loss, recorder.steps)
 
     def _save(self, roles: Roles, run: RunFolder, trained: _Trained) -> SFTResult:
         folder = Path(self.config.output_dir)
@@ -236,6 +238,7 @@ def _trl_arguments(config: SFTConfig, base: FrozenBase) -> Any:
         remove_unused_columns=False,
         save_strategy="no",
         report_to=[],
+        logging_nan_inf_filter=False,  # it would log a diverged loss as 0
         disable_tqdm=True,
         use_cpu=not on_gpu,
         dataloader_pin_memory=on_gpu,
@@ -305,6 +308,7 @@ def _write_folded(folder: Path, adapter: Path, original: FrozenBase) -> None:
         "original_path": str(original.path.resolve()),
         "original_fingerprint": original.fingerprint,
         "adapter": f"../{ADAPTER_FOLDER}",
+        "dtype": str(original.model.dtype).removeprefix("torch."),
     }
     (folder / FOLDED_FILE).write_text(json.dumps(link, indent=2) + "\n", encoding="utf-8")
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from transformers import AutoModelForCausalLM
 
 from rlhf.config import AdapterConfig, SFTConfig
 from rlhf.data.chat import ChatFormat
-from rlhf.errors import DataError
+from rlhf.errors import DataError, TrainingError
 from rlhf.inference import Policy
 from rlhf.model.base import load_base, resolve_model
 from rlhf.records import Demonstration, Prompt
@@ -68,6 +69,22 @@ def test_it_learns_and_leaves_a_folded_base_that_is_the_policy(config, tiny):
     assert policy.roles.base.fingerprint == result.base_fingerprint
     texts = policy.complete([Prompt.parse("a b")], max_new_tokens=6, temperature=1.0, keys=None)
     assert next(texts).endswith("good")
+
+
+def test_a_diverged_run_is_refused_not_saved(config):
+    import dataclasses
+
+    with pytest.raises(TrainingError, match="the loss became nan; lower learning_rate"):
+        SFTStage(dataclasses.replace(config, learning_rate=1e30, max_steps=6)).run()
+    assert not (Path(config.output_dir) / "model").exists()
+
+
+def test_few_log_rows_do_not_matter(config):
+    import dataclasses
+
+    result = SFTStage(dataclasses.replace(config, max_steps=3, logging_steps=50)).run()
+    assert result.steps == 3
+    assert math.isfinite(result.train_loss)
 
 
 def test_a_demonstration_too_long_is_refused(config):
