@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import random
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +29,7 @@ from rlhf.data.readers import read_demonstrations
 from rlhf.data.splits import split_by_prompt
 from rlhf.errors import DataError, TrainingError
 from rlhf.model.adapters import save_adapter
-from rlhf.model.base import ADAPTER_FOLDER, check_base, load_base, resolve_model, write_link
+from rlhf.model.base import ADAPTER_FOLDER, check_base, load_base, resolve_base, write_link
 from rlhf.model.heads import ScalarHead
 from rlhf.model.roles import Roles
 from rlhf.model.scoring import completion_scores
@@ -36,7 +37,7 @@ from rlhf.ops.losses import ranking_loss
 from rlhf.ops.metrics import clustered_ratio_interval, pair_outcomes
 from rlhf.optimization import RoleOptimizer, lr_factor
 from rlhf.ranks import Ranks
-from rlhf.records import Ranking
+from rlhf.records import Demonstration, Ranking
 from rlhf.runs import Listener, RunFolder
 
 HEAD_FILE = "score_head.safetensors"
@@ -107,7 +108,10 @@ class RewardStage:
         """
         config, ranks = self.config, Ranks()
         rankings = usable_rankings(load_rankings(config.rankings), config.rankings)
-        source = resolve_model(config.model_name_or_path)
+        anchors = None
+        if config.demonstrations is not None:
+            anchors = read_demonstrations(config.demonstrations)
+        source = resolve_base(config.model_name_or_path)
         with RunFolder(
             config.output_dir, "reward", config, listener=self.listener, is_main=ranks.is_main
         ) as run:
@@ -132,8 +136,9 @@ class RewardStage:
                 source=config.rankings,
                 what="rankings",
             )
+            anchor_ids = None if anchors is None else model.encode_demonstrations(anchors)
             losses = self._train(model, [encoded[id(r)] for r in train], run, ranks)
-            self._normalize(model, train)
+            self._normalize(model, train, anchor_ids)
             card = model.card(held_out) | {"simulated": any(r.simulated for r in rankings)}
             if model.roles.base_digest() != before:
                 raise TrainingError("the frozen base changed; this is a fault of the toolkit")
@@ -184,22 +189,24 @@ class RewardStage:
                 run.log(step + 1, row, total=total)
         return losses
 
-    def _normalize(self, model: RewardModel, rankings: Sequence[Ranking]) -> None:
+    def _normalize(
+        self,
+        model: RewardModel,
+        rankings: Sequence[Ranking],
+        anchors: Sequence[tuple[list[int], list[int]]] | None,
+    ) -> None:
         """Centre scores on the demonstrations, scale them by the spread of the completions."""
         samples = model.score_texts(
             [(ranking.prompt, text) for ranking in rankings for text in ranking.completions]
         )
-        anchors = samples
-        if self.config.demonstrations is not None:
-            demonstrations = read_demonstrations(self.config.demonstrations)
-            anchors = model.score_texts([(item.prompt, item.completion) for item in demonstrations])
+        centre = samples if anchors is None else model.score(anchors)
         spread = float(samples.std(correction=0))
         if not spread > 1e-8:
             raise TrainingError(
                 "the reward model gives every completion the same score; train longer or raise "
                 f"learning_rate (now {self.config.learning_rate:g})"
             )
-        model.head.normalize(float(anchors.mean()), spread)
+        model.head.normalize(float(centre.mean()), spread)
 
     def _save(
         self, model: RewardModel, run: RunFolder, losses: list[float], card: dict[str, Any]
@@ -262,6 +269,16 @@ class RewardModel:
         completions = [self.chat.encode_completion(text) for text in ranking.completions]
         return EncodedRanking(prompt, completions, [rank or 0 for rank in ranking.effective_ranks])
 
+    def encode_demonstrations(
+        self, demonstrations: Sequence[Demonstration]
+    ) -> list[tuple[list[int], list[int]]]:
+        """Tokenise prompts with their written completions."""
+        chat = self.chat
+        return [
+            (chat.encode_prompt(item.prompt), chat.encode_completion(item.completion))
+            for item in demonstrations
+        ]
+
     def loss_and_backward(
         self, batch: Sequence[EncodedRanking], total: int, label_smoothing: float
     ) -> Tensor:
@@ -313,6 +330,20 @@ class RewardModel:
                 scores[torch.tensor(chunk)] = completion_scores(self.roles, batch, self.head).cpu()
         return scores
 
+    def score_ids(
+        self, prompt_ids: Sequence[list[int]], completion_ids: Sequence[list[int]]
+    ) -> Tensor:
+        """Normalised scores of sampled completions, float32 (B,).
+
+        The head was trained at the end token of written completions, so it is put in place of
+        whatever stop token was sampled, and after a completion that was cut off.
+        """
+        chat = self.chat
+        closed = [
+            [*(ids[:-1] if chat.has_ended(ids) else ids), chat.end_id] for ids in completion_ids
+        ]
+        return self.score(list(zip(prompt_ids, closed, strict=True)))
+
     def score_texts(self, pairs: Sequence[tuple[Any, str]]) -> Tensor:
         """Normalised scores of (Prompt, completion text) pairs, float32 (B,)."""
         chat = self.chat
@@ -332,7 +363,7 @@ class RewardModel:
 
     def card(self, rankings: Sequence[Ranking]) -> dict[str, Any]:
         """Held-out figures: pair accuracy beside what a rule on length alone would reach."""
-        lengths, outcomes = [], []
+        prompts, lengths, outcomes = [], [], []
         scores = self.score_texts([(r.prompt, text) for r in rankings for text in r.completions])
         start = 0
         for ranking in rankings:
@@ -342,15 +373,16 @@ class RewardModel:
             size = torch.tensor(
                 [float(len(self.chat.encode_completion(text))) for text in ranking.completions]
             )
+            prompts.append(ranking.prompt.sha256)
             outcomes.append(pair_outcomes(own, ranks))
             lengths.append(pair_outcomes(size, ranks))
-        longer = _ratio(lengths)
+        longer = _ratio(prompts, lengths)
         rule = "longer wins" if not longer["value"] or longer["value"] >= 0.5 else "shorter wins"
         best = None if longer["value"] is None else max(longer["value"], 1 - longer["value"])
         return {
             "held_out_prompts": len({ranking.prompt.sha256 for ranking in rankings}),
             "held_out_pairs": sum(pairs for pairs, _ in outcomes),
-            "pair_accuracy": _ratio(outcomes),
+            "pair_accuracy": _ratio(prompts, outcomes),
             "longer_wins": longer["value"],
             "shorter_wins": None if longer["value"] is None else 1 - longer["value"],
             "best_length_rule": {"rule": rule, "value": best},
@@ -389,11 +421,16 @@ def _batches(
             yield [encoded[row] for row in order[start : start + size]]
 
 
-def _ratio(outcomes: Sequence[tuple[int, float]]) -> dict[str, float | None]:
-    """Pair accuracy with an interval whose independent units are prompts."""
-    found = clustered_ratio_interval(
-        [right for _, right in outcomes], [float(pairs) for pairs, _ in outcomes]
-    )
+def _ratio(
+    prompts: Sequence[str], outcomes: Sequence[tuple[int, float]]
+) -> dict[str, float | None]:
+    """Pair accuracy with an interval whose independent units are prompts, not rankings."""
+    right: dict[str, float] = defaultdict(float)
+    count: dict[str, float] = defaultdict(float)
+    for prompt, (pairs, points) in zip(prompts, outcomes, strict=True):
+        count[prompt] += pairs
+        right[prompt] += points
+    found = clustered_ratio_interval([right[p] for p in count], list(count.values()))
     value, low, high = (None if math.isnan(x) else x for x in found)
     if low is not None and high is not None:
         low, high = max(0.0, low), min(1.0, high)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import math
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,6 +17,8 @@ from rlhf.data.chat import ChatFormat
 from rlhf.errors import ConfigError, TrainingError
 from rlhf.records import Prompt
 from rlhf.reward import RewardModel
+
+_MODULE_NAME = "rlhf_reward_function"
 
 RewardFunction = Callable[[list[Any], list[str]], Sequence[float]]
 
@@ -44,10 +47,8 @@ class ModelReward:
         prompt_ids: Sequence[list[int]],
         completion_ids: Sequence[list[int]],
     ) -> Tensor:
-        """Read the normalised score at the end token, appended where a completion lacks one."""
-        chat = self.model.chat
-        ended = [ids if chat.has_ended(ids) else [*ids, chat.end_id] for ids in completion_ids]
-        return self.model.score(list(zip(prompt_ids, ended, strict=True)))
+        """Read the normalised score at the end token, whatever a completion ended with."""
+        return self.model.score_ids(prompt_ids, completion_ids)
 
 
 class FunctionReward:
@@ -90,11 +91,15 @@ def load_reward_function(spec: str) -> RewardFunction:
     if where.endswith(".py"):
         if not Path(where).is_file():
             raise ConfigError(f"reward_function: no file {where}")
-        found = importlib.util.spec_from_file_location("reward_function_module", where)
+        found = importlib.util.spec_from_file_location(_MODULE_NAME, where)
         assert found is not None
         assert found.loader is not None
         module = importlib.util.module_from_spec(found)
-        found.loader.exec_module(module)
+        sys.modules[_MODULE_NAME] = module  # dataclasses look their module up there
+        try:
+            found.loader.exec_module(module)
+        except (SyntaxError, ImportError) as error:
+            raise ConfigError(f"reward_function: {where} can't be loaded: {error}") from error
     else:
         try:
             module = importlib.import_module(where)

@@ -12,7 +12,7 @@ from rlhf.errors import CheckpointError, DataError
 from rlhf.model.base import load_base, resolve_model
 from rlhf.model.roles import Roles
 from rlhf.records import Prompt
-from rlhf.reward import RewardModel, RewardStage, usable_rankings
+from rlhf.reward import RewardModel, RewardStage, _ratio, usable_rankings
 
 WORDS = ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k", "l", "m", "n", "o"]
 
@@ -95,6 +95,23 @@ def test_a_reward_model_of_another_base_is_refused(config, tiny, tmp_path):
     make_tokenizer().save_pretrained(other)
     with pytest.raises(CheckpointError, match="trained on another base"):
         load(config, other)
+
+
+def test_any_stop_token_is_scored_as_the_end_token(config, tiny):
+    """The head was trained at the end token; a cut-off completion is closed by it too."""
+    RewardStage(config).run()
+    model = load(config, tiny)
+    model.chat = dataclasses.replace(model.chat, stop_ids=frozenset({2, 5}))
+    prompts, good = [[1, 3, 6, 4]] * 3, 26
+    first, other, cut = model.score_ids(prompts, [[good, 2], [good, 5], [good]])
+    assert first == other == cut
+    assert model.score([([1, 3, 6, 4], [good, 5])])[0] != first
+
+
+def test_two_annotators_of_a_prompt_are_one_unit():
+    once = _ratio(["a", "b", "c"], [(4, 3.0), (4, 1.0), (4, 4.0)])
+    twice = _ratio(["a", "b", "c"] * 2, [(4, 3.0), (4, 1.0), (4, 4.0)] * 2)
+    assert once == pytest.approx(twice)
 
 
 def test_rankings_without_an_order_are_refused(config, write_rows):
