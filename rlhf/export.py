@@ -61,6 +61,33 @@ class ExportReport:
     same_greedy_text: bool
 
 
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """What a folded base was made from."""
+
+    base: Path
+    """The original base."""
+    fingerprint: str
+    sft_adapter: Path
+    folded_in: str
+    """dtype in which the adapter was folded; bfloat16 rounds."""
+
+
+def find_origin(base: Path) -> Origin | None:
+    """Find the original of a folded base and check that it is still the same.
+
+    Raises:
+        CheckpointError: If the original or the SFT adapter is gone or changed.
+    """
+    if not (base / FOLDED_FILE).is_file():
+        return None
+    link = json.loads((base / FOLDED_FILE).read_text(encoding="utf-8"))
+    sft_adapter = base / link["adapter"]
+    original = linked_base(sft_adapter)
+    check_fingerprint(original, link["original_fingerprint"], needed_by=base)
+    return Origin(original, link["original_fingerprint"], sft_adapter, link["dtype"])
+
+
 def take_probes(
     roles: Roles, chat: ChatFormat, prompt_ids: list[list[int]], *, max_new_tokens: int
 ) -> Probes:
@@ -92,26 +119,22 @@ def export_to_original(
 
     Raises:
         TrainingError: If the export differs by more than 1e-4 in float32 or says something else
-            when decoded greedily; it is deleted then.
+            when decoded greedily, where folding and training were in float32; it is deleted then.
     """
     adapter = run_folder / ADAPTER_FOLDER
-    folded = linked_base(adapter)
-    if not (folded / FOLDED_FILE).is_file():
+    origin = find_origin(linked_base(adapter))
+    if origin is None:
         return None
-    link = json.loads((folded / FOLDED_FILE).read_text(encoding="utf-8"))
-    sft_adapter = folded / link["adapter"]
-    original = linked_base(sft_adapter)
-    check_fingerprint(original, link["original_fingerprint"], needed_by=folded)
     export = run_folder / EXPORT_FOLDER
-    deltas = [read_delta(sft_adapter), read_delta(adapter)]
+    deltas = [read_delta(origin.sft_adapter), read_delta(adapter)]
     write_folder(
         export,
-        lambda path: concatenate(deltas, path, base_path=original),
-        {"base_fingerprint": link["original_fingerprint"]},
+        lambda path: concatenate(deltas, path, base_path=origin.base),
+        {"base_fingerprint": origin.fingerprint},
     )
-    report = _compare(original, export, probes, dtype=dtype, device=device)
+    report = _compare(origin.base, export, probes, dtype=dtype, device=device)
     bad = report.max_difference > MAX_DIFFERENCE_FP32 or not report.same_greedy_text
-    if report.dtype == "float32" and bad:
+    if report.dtype == origin.folded_in == "float32" and bad:
         delete_folder(export)
         raise TrainingError(
             f"{export}: the export differs from the policy by {report.max_difference:.2g} nats "

@@ -17,13 +17,20 @@ from rlhf.data.chat import ChatFormat
 from rlhf.data.lengths import refuse_long
 from rlhf.data.readers import read_prompts
 from rlhf.errors import ConfigError, TrainingError
-from rlhf.export import EXPORT_FOLDER, ExportReport, Probes, export_to_original, take_probes
-from rlhf.model.base import ADAPTER_FOLDER, ModelSource, resolve_model
+from rlhf.export import (
+    EXPORT_FOLDER,
+    ExportReport,
+    Probes,
+    export_to_original,
+    find_origin,
+    take_probes,
+)
+from rlhf.model.base import ADAPTER_FOLDER, resolve_base
 from rlhf.ppo_trainer import PPOTrainer
 from rlhf.ranks import Ranks
 from rlhf.records import Prompt
 from rlhf.reward import HEAD_FILE
-from rlhf.rewards import load_reward_function
+from rlhf.rewards import RewardFunction, load_reward_function
 from rlhf.rollout import PromptOrder, Rollout
 from rlhf.runs import Listener, RunFolder
 
@@ -97,8 +104,9 @@ class PPOStage:
         prompts = list(
             {prompt.sha256: prompt for prompt in read_prompts(config.train_file)}.values()
         )
-        source = ModelSource(resolve_model(config.model_name_or_path).base)
-        _require_reward(config)
+        source = resolve_base(config.model_name_or_path)
+        function = _require_reward(config)
+        find_origin(source.base)  # the export at the end needs it: miss it now, not then
         with RunFolder(
             config.output_dir,
             "ppo",
@@ -110,7 +118,7 @@ class PPOStage:
             run.record(
                 data={"train_file": fingerprint_file(config.train_file)}, processes=ranks.size
             )
-            outcome = self._train(source, prompts, run, ranks)
+            outcome = self._train(PPOTrainer(config, source, ranks, function), prompts, run)
             ranks.wait()
             export = None
             if ranks.is_main:
@@ -122,11 +130,8 @@ class PPOStage:
             ranks.wait()
         return result
 
-    def _train(
-        self, source: ModelSource, prompts: list[Prompt], run: RunFolder, ranks: Ranks
-    ) -> _Outcome:
+    def _train(self, trainer: PPOTrainer, prompts: list[Prompt], run: RunFolder) -> _Outcome:
         """Everything that needs the models; they are freed on return."""
-        trainer = PPOTrainer(self.config, source, ranks)
         run.record(base_fingerprint=trainer.roles.base.fingerprint)
         prompt_ids = [trainer.chat.encode_prompt(prompt) for prompt in prompts]
         refuse_long(
@@ -145,28 +150,27 @@ class PPOStage:
         total, stopped_by = self.config.max_steps, "max_steps"
         checkpoint = checkpoints / f"step-{done}"
         for update in range(done, total):
+            if self._is_over_budget(history):
+                break
             rows = order.rows(update, self.config.rollout_batch_size)
             metrics, rollout = trainer.step(
                 [prompts[row] for row in rows], [prompt_ids[row] for row in rows], update
             )
             history.add(metrics)
             self._log(run, update + 1, metrics, rollout, trainer.chat)
-            budget = self.config.kl_budget
-            if budget is not None and history.recent_kl > budget:
-                stopped_by = "kl_budget"
-            ended = stopped_by == "kl_budget" or update + 1 == total
+            ended = self._is_over_budget(history) or update + 1 == total
             if ended or (update + 1) % self.config.save_steps == 0:
                 checkpoint = checkpoints / f"step-{update + 1}"
-                if ranks.is_main:
+                if run.is_main:
                     trainer.save_checkpoint(checkpoint, update + 1, asdict(history))
                     keep_last(checkpoints, _KEPT_CHECKPOINTS)
-            if ended:
-                break
+        if self._is_over_budget(history):
+            stopped_by = "kl_budget"
         if trainer.roles.base_digest() != before:
             raise TrainingError(
                 "the frozen base changed during PPO; this is a fault of the toolkit"
             )
-        if ranks.is_main:
+        if run.is_main:
             trainer.save_adapter(run.path / ADAPTER_FOLDER)
         return _Outcome(
             history=history,
@@ -175,6 +179,10 @@ class PPOStage:
             base_fingerprint=trainer.roles.base.fingerprint,
             probes=self._probes(trainer, prompt_ids[:_PROBES]),
         )
+
+    def _is_over_budget(self, history: History) -> bool:
+        budget = self.config.kl_budget
+        return budget is not None and history.recent_kl > budget
 
     def _probes(self, trainer: PPOTrainer, prompt_ids: list[list[int]]) -> Probes:
         """What the trained policy says on a few prompts, to compare the export with."""
@@ -191,6 +199,7 @@ class PPOStage:
         trainer.ranks.wait()
         newest = newest_valid(checkpoints) if checkpoints.exists() else None
         if newest is None:
+            run.rewind(0)
             return 0, History()
         step, history = trainer.load_checkpoint(newest)
         run.rewind(step)
@@ -229,14 +238,15 @@ class PPOStage:
         )
 
 
-def _require_reward(config: PPOConfig) -> None:
-    """Refuse a reward that isn't there before anything is loaded or written."""
+def _require_reward(config: PPOConfig) -> RewardFunction | None:
+    """Refuse a reward that isn't there before anything is loaded; give the function, if any."""
     if config.reward_function is not None:
-        load_reward_function(config.reward_function)
-    elif not (Path(str(config.reward_model)) / ADAPTER_FOLDER / HEAD_FILE).is_file():
+        return load_reward_function(config.reward_function)
+    if not (Path(str(config.reward_model)) / ADAPTER_FOLDER / HEAD_FILE).is_file():
         raise ConfigError(
             f"reward_model: {config.reward_model} is not a finished run of the reward stage"
         )
+    return None
 
 
 @dataclass(slots=True)

@@ -35,7 +35,7 @@ from rlhf.optimization import RoleOptimizer, lr_factor
 from rlhf.ranks import Ranks
 from rlhf.records import Prompt
 from rlhf.reward import RewardModel
-from rlhf.rewards import FunctionReward, ModelReward, RewardSource, load_reward_function
+from rlhf.rewards import FunctionReward, ModelReward, RewardFunction, RewardSource
 from rlhf.rollout import Rollout, RolloutCollector, minibatch_plan
 
 _STATISTICS = (
@@ -51,7 +51,13 @@ _STATISTICS = (
 class PPOTrainer:
     """The four roles, their optimisers and the update."""
 
-    def __init__(self, config: PPOConfig, source: ModelSource, ranks: Ranks) -> None:
+    def __init__(
+        self,
+        config: PPOConfig,
+        source: ModelSource,
+        ranks: Ranks,
+        reward_function: RewardFunction | None = None,
+    ) -> None:
         self.config = config
         self.ranks = ranks
         base = load_base(source, dtype=config.dtype, device=ranks.device)
@@ -61,7 +67,12 @@ class PPOTrainer:
         self.roles.add("value", config.adapter, trainable=True, seed=config.seed)
         self.value_head = ScalarHead(base.hidden_size).to(base.device)
         self.collector = RolloutCollector(
-            self.roles, self.chat, self._reward_source(), self.value_head, config, ranks
+            self.roles,
+            self.chat,
+            self._reward_source(reward_function),
+            self.value_head,
+            config,
+            ranks,
         )
         self.policy_optimizer = self._optimizer("policy", config.learning_rate)
         self.value_optimizer = self._optimizer("value", config.value_learning_rate)
@@ -85,20 +96,29 @@ class PPOTrainer:
         advantages, returns = gae(
             rewards, rollout.values, rollout.mask, gamma=config.gamma, lam=config.lam
         )
-        factor = lr_factor(
-            config.lr_scheduler_type, update, total=config.max_steps, warmup=config.warmup_steps
-        )
+        factor = self._lr_factor(update)
         losses = self._learn(
             rollout, whiten(advantages, rollout.mask), returns, update=update, factor=factor
         )
         metrics = _rollout_metrics(rollout, scores, returns, kl) | losses
         metrics |= {
             "kl/coef": config.kl_coef,
-            "optimizer/learning_rate": config.learning_rate * factor,
+            "optimizer/learning_rate": config.learning_rate
+            * self._lr_factor(update, delay=config.value_warmup_steps),
             "time/rollout_s": collected - started,
             "time/learn_s": time.perf_counter() - collected,
         }
         return metrics, rollout
+
+    def _lr_factor(self, update: int, *, delay: int = 0) -> float:
+        """Learning-rate factor of a role that begins to learn after ``delay`` updates."""
+        config = self.config
+        return lr_factor(
+            config.lr_scheduler_type,
+            max(0, update - delay),
+            total=config.max_steps - delay,
+            warmup=config.warmup_steps,
+        )
 
     def _clip_scores(self, rollout: Rollout) -> Tensor:
         """Clip scores and charge completions that did not end."""
@@ -115,6 +135,7 @@ class PPOTrainer:
         lengths = [
             len(p) + len(c) for p, c in zip(rollout.prompt_ids, rollout.completion_ids, strict=True)
         ]
+        policy_factor = self._lr_factor(update, delay=config.value_warmup_steps)
         rows_of_metrics = []
         for epoch in range(config.num_ppo_epochs):
             for minibatch in minibatch_plan(lengths, config, update=update, epoch=epoch):
@@ -124,7 +145,7 @@ class PPOTrainer:
                 row = dict(zip(_STATISTICS, self.ranks.sum(statistics).tolist(), strict=True))
                 row["value/grad_norm"] = self.value_optimizer.step(factor)
                 if train_policy:
-                    row["policy/grad_norm"] = self.policy_optimizer.step(factor)
+                    row["policy/grad_norm"] = self.policy_optimizer.step(policy_factor)
                 rows_of_metrics.append(row)
         first = rows_of_metrics[0]["policy/ratio_error"]
         means = {
@@ -179,25 +200,25 @@ class PPOTrainer:
             statistics[1] += value_loss.detach()
         return statistics
 
-    def _reward_source(self) -> RewardSource:
+    def _reward_source(self, function: RewardFunction | None) -> RewardSource:
         """Load what scores completions; a reward adapter also starts the value model."""
         config = self.config
-        if config.reward_function is not None:
-            function = load_reward_function(config.reward_function)
-            return FunctionReward(function, config.reward_function, self.chat)
+        if function is not None:
+            return FunctionReward(function, str(config.reward_function), self.chat)
         model = RewardModel.load(Path(str(config.reward_model)), self.roles, self.chat)
         self._value_from_reward(model)
         return ModelReward(model)
 
     def _value_from_reward(self, model: RewardModel) -> None:
-        """Start the value model as a copy of the reward model, where their shapes agree.
+        """Start the value model as a copy of the reward model, where shapes and scales agree.
 
         The head's normalisation is folded in, so that the first values are normalised scores.
         """
         reward = adapter_state(self.roles.peft_model, "reward")
         value = adapter_state(self.roles.peft_model, "value")
         shapes = {name: tensor.shape for name, tensor in value.items()}
-        if shapes == {name: tensor.shape for name, tensor in reward.items()}:
+        same_shapes = shapes == {name: tensor.shape for name, tensor in reward.items()}
+        if same_shapes and self.roles.scale("value") == self.roles.scale("reward"):
             load_adapter_state(self.roles.peft_model, "value", reward, where="reward adapter")
             self.value_head.copy_normalized(model.head)
 

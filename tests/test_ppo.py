@@ -14,6 +14,7 @@ from rlhf.ppo import PPOStage
 from rlhf.ppo_trainer import PPOTrainer
 from rlhf.ranks import Ranks
 from rlhf.records import Prompt
+from rlhf.rewards import load_reward_function
 
 PROMPTS = ["a b c", "d", "e f g h i", "hello", "world a", "b c", "j k", "l m n o"]
 FUNCTION = """
@@ -58,7 +59,8 @@ def config(tiny, tmp_path, write_rows):
 
 
 def trainer_of(config):
-    return PPOTrainer(config, resolve_model(config.model_name_or_path), Ranks())
+    function = load_reward_function(config.reward_function)
+    return PPOTrainer(config, resolve_model(config.model_name_or_path), Ranks(), function)
 
 
 def step(trainer, update=0):
@@ -90,6 +92,17 @@ def test_micro_batch_size_changes_nothing(config):
     for other in found[1:]:
         for name, expected in found[0].items():
             torch.testing.assert_close(other[name], expected, rtol=1e-4, atol=2e-5)
+
+
+def test_the_policy_warms_up_after_the_value(config):
+    trainer = trainer_of(
+        dataclasses.replace(
+            config, value_warmup_steps=2, warmup_steps=2, max_steps=8, lr_scheduler_type="linear"
+        )
+    )
+    policy = [trainer._lr_factor(update, delay=2) for update in range(2, 8)]
+    # Two updates of warm-up, then from 1 to 0 over the remaining four.
+    assert policy == [0.5, 1.0, 1.0, 0.75, 0.5, 0.25]
 
 
 def test_number_of_optimiser_steps(config):
@@ -154,7 +167,8 @@ def test_the_base_is_untouched_and_only_the_policy_is_saved(config):
     assert [json.loads(row)["step"] for row in rows] == [1, 2]
 
 
-def test_resuming_equals_a_straight_run(config, tmp_path):
+@pytest.mark.parametrize("killed_at", [1, 3])
+def test_resuming_equals_a_straight_run(config, tmp_path, killed_at):
     straight = dataclasses.replace(config, max_steps=4, output_dir=str(tmp_path / "straight"))
     PPOStage(straight).run()
     broken = dataclasses.replace(
@@ -165,7 +179,7 @@ def test_resuming_equals_a_straight_run(config, tmp_path):
         pass
 
     def kill(stage, at, total, metrics):
-        if at == 3:
+        if at == killed_at:
             raise KilledError
 
     with pytest.raises(KilledError):
