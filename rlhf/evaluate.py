@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,15 +23,16 @@ from rlhf.config import EvaluationConfig
 from rlhf.data.chat import ChatFormat
 from rlhf.data.collation import collate
 from rlhf.data.readers import read_demonstrations, read_prompts
-from rlhf.errors import ConfigError, DataError
+from rlhf.data.rows import read_rows
+from rlhf.errors import ConfigError
+from rlhf.export import find_origin
 from rlhf.figures import Answers, Comparison, HeldOut, HeldOutPrompt, Judge, figures_of, sample_rows
 from rlhf.inference import Policy
 from rlhf.model.base import (
-    FOLDED_FILE,
     ModelSource,
     check_base,
-    linked_base,
     load_base,
+    resolve_base,
     resolve_model,
 )
 from rlhf.model.generation import NoiseKey
@@ -46,6 +48,8 @@ from rlhf.runs import Listener, RunFolder, read_run
 _EVALUATION_NOISE = 4
 """Purpose number in the noise keys; see ``rlhf.model.generation``."""
 _SHOWN = 24
+_LOGITS_SHARE = 4
+"""Passes with logits over the vocabulary take this much smaller batches than sampling."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +64,17 @@ class EvaluationResult:
     """Side by side: what every model answered to each prompt."""
     curves: dict[str, list[dict[str, Any]]]
     """Logged rows of the training stages."""
+
+    @classmethod
+    def of(
+        cls,
+        folder: Path,
+        figures: dict[str, Any],
+        samples: list[dict[str, Any]],
+        curves: dict[str, list[dict[str, Any]]],
+    ) -> EvaluationResult:
+        """Name the report's files in a folder."""
+        return cls(folder, folder / "report.html", folder / "report.json", figures, samples, curves)
 
     def summary(self) -> dict[str, float | str]:
         """Figures for the terminal."""
@@ -86,68 +101,100 @@ class EvaluationStage:
         Raises:
             RlhfError: For whatever the user can mend.
         """
-        config = self.config
+        config, ranks = self.config, Ranks()
+        sft = resolve_base(config.sft_model, field="sft_model")
+        ppo = resolve_model(config.ppo_model, field="ppo_model")
+        if ppo.adapter is None:
+            raise ConfigError(f"ppo_model: {config.ppo_model} is not a finished PPO run")
+        origin = find_origin(sft.base)
         items = _read_items(config)
         prompts = [item.prompt for item in items]
-        with RunFolder(config.output_dir, "evaluation", config, listener=self.listener) as run:
+        with RunFolder(
+            config.output_dir,
+            "evaluation",
+            config,
+            listener=self.listener,
+            is_main=ranks.is_main,
+        ) as run:
             run.record(data={"eval_file": fingerprint_file(config.eval_file)})
-            found = self._answer(prompts, run)
-            figures = figures_of(items, found, config, self.judge)
+            found = Comparison()
+            if origin is not None:
+                self._answer_base(found, origin.base, prompts)
+            run.log(1, {}, total=4)
+            logprobs = self._answer_adapted(found, sft, ppo.adapter, prompts, ranks)
+            run.log(2, {}, total=4)
+            if origin is not None:
+                found.kl_pretrained = logprobs - self._base_logprobs(found, origin.base, prompts)
+            run.log(3, {}, total=4)
+            self._judge(found, prompts)
+            figures = _finite(figures_of(items, found, config, self.judge))
             figures["stages"] = _stage_costs(config)
             rows = sample_rows(items, found)
             for row in rows:
                 run.sample(row)
+            result = EvaluationResult.of(Path(config.output_dir), figures, rows, _curves(config))
+            if ranks.is_main:
+                write_report(result)
+            run.log(4, {}, total=4)
             run.finish(summary_of(figures))
-        return write_report(Path(config.output_dir), figures, rows, _curves(config))
+            ranks.wait()
+        return result
 
-    def _answer(self, prompts: list[Prompt], run: RunFolder) -> Comparison:
-        """Let every model answer every prompt, greedily and sampled."""
-        config, device = self.config, Ranks().device
-        sft = resolve_model(config.sft_model, field="sft_model")
-        ppo = resolve_model(config.ppo_model, field="ppo_model")
-        if ppo.adapter is None:
-            raise ConfigError(f"ppo_model: {config.ppo_model} is not a finished PPO run")
-        original = _original_of(sft.base)
-        found = Comparison()
-        if original is not None:
-            policy = Policy.load(str(original), dtype=config.dtype)
-            found.answers["base"], found.greedy["base"] = self._sample(policy, prompts, 0)
-            del policy
-        run.log(1, {}, total=4)
-        base = load_base(ModelSource(sft.base), dtype=config.dtype, device=device)
+    def _answer_base(self, found: Comparison, base: Path, prompts: list[Prompt]) -> None:
+        """Let the base before SFT answer."""
+        policy = Policy.load(str(base), dtype=self.config.dtype)
+        found.answers["base"], found.greedy["base"] = self._sample(policy, prompts, 0)
+
+    def _answer_adapted(
+        self,
+        found: Comparison,
+        sft: ModelSource,
+        adapter: Path,
+        prompts: list[Prompt],
+        ranks: Ranks,
+    ) -> Tensor:
+        """Let SFT and PPO answer and the reward model score all answers.
+
+        Returns:
+            Log-probability of each sampled PPO completion under PPO, float32 (prompts * samples,).
+        """
+        base = load_base(sft, dtype=self.config.dtype, device=ranks.device)
         roles, chat = Roles(base), ChatFormat.of(base.tokenizer, base.model)
-        check_base(ppo.adapter, base)
-        roles.add("policy", ppo.adapter, trainable=False)
+        check_base(adapter, base)
+        roles.add("policy", adapter, trainable=False)
         for number, (name, role) in enumerate((("sft", None), ("ppo", "policy")), start=1):
             policy = Policy(roles, chat, role)
             found.answers[name], found.greedy[name] = self._sample(policy, prompts, number)
-        run.log(2, {}, total=4)
         prompt_ids = [chat.encode_prompt(prompt) for prompt in prompts]
         ppo_ids = found.answers["ppo"].ids
         with roles.use("policy"):
-            policy_logprobs = self._sequence_logprobs(roles, chat, prompt_ids, ppo_ids)
+            logprobs = self._sequence_logprobs(roles, chat, prompt_ids, ppo_ids)
         with roles.use(None):
-            found.kl = policy_logprobs - self._sequence_logprobs(roles, chat, prompt_ids, ppo_ids)
-        if config.reward_model is not None:
-            model = RewardModel.load(Path(config.reward_model), roles, chat)
+            found.kl = logprobs - self._sequence_logprobs(roles, chat, prompt_ids, ppo_ids)
+        if self.config.reward_model is not None:
+            model = RewardModel.load(Path(self.config.reward_model), roles, chat)
             for answers in (*found.answers.values(), *found.greedy.values()):
-                _score(answers, model, prompts)
-        run.log(3, {}, total=4)
-        del roles, base, policy
-        if original is not None:
-            base = load_base(ModelSource(original), dtype=config.dtype, device=device)
-            roles = Roles(base)
-            with roles.use(None):
-                pretrained = self._sequence_logprobs(roles, chat, prompt_ids, ppo_ids)
-            found.kl_pretrained = policy_logprobs - pretrained
-        if self.judge is not None:
-            for answers in (*found.answers.values(), *found.greedy.values()):
-                answers.judged = [
-                    [self.judge(prompt, text) for text in own]
-                    for prompt, own in zip(prompts, answers.texts, strict=True)
-                ]
-        run.log(4, {}, total=4)
-        return found
+                _score(answers, model, prompt_ids)
+        return logprobs
+
+    def _base_logprobs(self, found: Comparison, path: Path, prompts: list[Prompt]) -> Tensor:
+        """Log-probabilities of PPO's sampled completions under the base before SFT."""
+        policy = Policy.load(str(path), dtype=self.config.dtype)
+        prompt_ids = [policy.chat.encode_prompt(prompt) for prompt in prompts]
+        with policy.roles.use(None):
+            return self._sequence_logprobs(
+                policy.roles, policy.chat, prompt_ids, found.answers["ppo"].ids
+            )
+
+    def _judge(self, found: Comparison, prompts: list[Prompt]) -> None:
+        """Let the judge read every answer, where there is one."""
+        if self.judge is None:
+            return
+        for answers in (*found.answers.values(), *found.greedy.values()):
+            answers.judged = [
+                [self.judge(prompt, text) for text in own]
+                for prompt, own in zip(prompts, answers.texts, strict=True)
+            ]
 
     def _sample(
         self, policy: Policy, prompts: list[Prompt], number: int
@@ -195,25 +242,20 @@ class EvaluationStage:
             for ids in own
         ]
         found = []
-        for start in range(0, len(rows), self.config.batch_size):
-            prompts, completions = zip(*rows[start : start + self.config.batch_size], strict=True)
+        size = max(1, self.config.batch_size // _LOGITS_SHARE)
+        for start in range(0, len(rows), size):
+            prompts, completions = zip(*rows[start : start + size], strict=True)
             batch = collate(prompts, completions, pad_id=chat.pad_id, device=roles.base.device)
             logprobs = completion_logprobs(roles, batch, temperature=self.config.temperature)
             found.append(masked_sum(logprobs, batch.completion_mask).cpu())
         return torch.cat(found)
 
 
-def write_report(
-    folder: Path,
-    figures: dict[str, Any],
-    samples: list[dict[str, Any]],
-    curves: dict[str, list[dict[str, Any]]],
-) -> EvaluationResult:
-    """Write report.json and report.html into a folder."""
-    page, data = folder / "report.html", folder / "report.json"
-    write_json(data, figures)
-    write_text(page, render_report(figures, samples[:_SHOWN], curves))
-    return EvaluationResult(folder, page, data, figures, samples, curves)
+def write_report(result: EvaluationResult) -> None:
+    """Write report.json and report.html."""
+    write_json(result.report_json, result.figures)
+    page = render_report(result.figures, result.samples[:_SHOWN], result.curves)
+    write_text(result.report_html, page)
 
 
 def summary_of(figures: Mapping[str, Any]) -> dict[str, float | str]:
@@ -233,29 +275,29 @@ def summary_of(figures: Mapping[str, Any]) -> dict[str, float | str]:
 
 def _read_items(config: EvaluationConfig) -> list[HeldOut]:
     """Demonstrations where the file has completions, else prompts."""
+    first = next(iter(read_rows(config.eval_file)), None)
     items: list[HeldOut]
-    try:
+    if first is not None and {"completion", "messages"} & first.fields.keys():
         items = list(read_demonstrations(config.eval_file))
-    except DataError:
+    else:
         items = [HeldOutPrompt(prompt) for prompt in read_prompts(config.eval_file)]
     distinct = {item.prompt.sha256: item for item in items}
     return list(distinct.values())[: config.max_prompts]
 
 
-def _original_of(base: Path) -> Path | None:
-    """The base before SFT, for a folded base."""
-    if not (base / FOLDED_FILE).is_file():
-        return None
-    link = json.loads((base / FOLDED_FILE).read_text(encoding="utf-8"))
-    return linked_base(base / link["adapter"])
+def _score(answers: Answers, model: RewardModel, prompt_ids: Sequence[list[int]]) -> None:
+    rows = [(p, ids) for p, own in zip(prompt_ids, answers.ids, strict=True) for ids in own]
+    flat = model.score_ids([p for p, _ in rows], [ids for _, ids in rows]).tolist()
+    answers.scores = _regroup(flat, [len(own) for own in answers.ids])
 
 
-def _score(answers: Answers, model: RewardModel, prompts: Sequence[Prompt]) -> None:
-    pairs = [
-        (prompt, text) for prompt, own in zip(prompts, answers.texts, strict=True) for text in own
-    ]
-    flat = model.score_texts(pairs).tolist()
-    answers.scores = _regroup(flat, [len(own) for own in answers.texts])
+def _finite(value: Any) -> Any:
+    """Replace what has no value (NaN, an endless interval) by None, which JSON can hold."""
+    if isinstance(value, dict):
+        return {name: _finite(inner) for name, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _stage_costs(config: EvaluationConfig) -> dict[str, Any]:

@@ -235,6 +235,8 @@ def _true_order(sft: Answers, utilities: list[list[float]]) -> dict[str, Any]:
         ranks = torch.tensor([1 + sum(other > one + 1e-6 for other in own) for one in own])
         by_score.append(pair_outcomes(torch.tensor(scores), ranks))
         by_length.append(pair_outcomes(torch.tensor([float(len(one)) for one in ids]), ranks))
+    if not any(pairs for pairs, _ in by_score):
+        return {}
     accuracy = _accuracy(by_score)
     longer = _accuracy(by_length)[0]
     return {

@@ -31,7 +31,7 @@ from rlhf.demo.data import demonstrations, prompts
 from rlhf.demo.preference import ANNOTATORS, Annotator, judge, rank, true_utility
 from rlhf.demo.world import TaskPrompt
 from rlhf.errors import CheckpointError
-from rlhf.evaluate import EvaluationStage, write_report
+from rlhf.evaluate import EvaluationResult, EvaluationStage, write_report
 from rlhf.figures import Judgement
 from rlhf.ppo import PPOStage
 from rlhf.records import Demonstration, Prompt, Ranking
@@ -182,7 +182,8 @@ class _Demo:
             "notes": _NOTES,
         }
         figures["reward_model"] |= self._ceilings(judge_)
-        report = write_report(self.folder, figures, evaluation.samples, evaluation.curves)
+        report = EvaluationResult.of(self.folder, figures, evaluation.samples, evaluation.curves)
+        write_report(report)
         return DemoResult(self.folder, report.report_html, report.report_json, figures)
 
     def _write_data(self) -> TrueJudge:
@@ -326,6 +327,8 @@ _NOTES = [
 
 def _prepare(folder: Path, *, overwrite: bool) -> None:
     """Make the folder; an earlier demo in it is replaced only when asked."""
+    if folder.exists() and not folder.is_dir():
+        raise CheckpointError(f"{folder}: is a file; give a folder as --output_dir")
     if folder.exists() and any(folder.iterdir()):
         if not (folder / MARKER).is_file():
             raise CheckpointError(f"{folder}: holds other files; give a new or empty --output_dir")
