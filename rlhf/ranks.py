@@ -22,8 +22,8 @@ class Ranks:
     """This process among its peers."""
 
     def __init__(self) -> None:
-        # Without an accelerator the processes must be told to speak gloo.
-        on_cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
+        # Without CUDA the processes must be told to speak gloo; Apple's GPU lacks float64.
+        on_cpu = parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.cuda.is_available()
         state = PartialState(cpu=on_cpu)
         self.rank = int(state.process_index)
         self.size = int(state.num_processes)

@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from jinja2 import TemplateError
+
 from rlhf.errors import DataError
 from rlhf.records import Prompt
 
@@ -44,7 +46,7 @@ class ChatFormat:
                 "not end; set eos_token in tokenizer_config.json"
             )
         pad_id = tokenizer.pad_token_id
-        control = {*tokenizer.all_special_tokens, *map(str, tokenizer.get_added_vocab())}
+        control = set(tokenizer.all_special_tokens)
         return cls(
             tokenizer=tokenizer,
             end_id=end_id,
@@ -64,9 +66,15 @@ class ChatFormat:
                     f"{self.tokenizer.name_or_path} has none"
                 )
             return self._plain(prompt.messages[0].content)
-        rendered = self.tokenizer.apply_chat_template(
-            _as_dicts(prompt), tokenize=False, add_generation_prompt=True
-        )
+        try:
+            rendered = self.tokenizer.apply_chat_template(
+                _as_dicts(prompt), tokenize=False, add_generation_prompt=True
+            )
+        except TemplateError as error:
+            raise DataError(
+                f"the chat template of {self.tokenizer.name_or_path} refuses the prompt "
+                f"{prompt.text[:50]!r}: {error}"
+            ) from error
         return list(self.tokenizer.encode(rendered, add_special_tokens=False))
 
     def encode_completion(self, text: str) -> list[int]:

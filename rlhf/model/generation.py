@@ -80,7 +80,7 @@ def sample_completions(
             input_ids = tokens[:, None]
             if not alive.all():  # finished rows cost nothing further
                 keep = alive.nonzero().squeeze(-1)
-                cache.batch_select_indices(keep)
+                cache.reorder_cache(keep)
                 rows, mask = rows[keep], mask[keep]
                 input_ids, position_ids = input_ids[keep], position_ids[keep]
     return completions

@@ -43,15 +43,11 @@ def token_logprobs(logits: Tensor, tokens: Tensor, *, temperature: float = 1.0) 
     Returns:
         float32 (or float64 for float64 logits) (...,), in nats.
     """
-    scaled = _upcast(logits) / temperature
+    scaled = _upcast(logits)
+    if temperature != 1.0:
+        scaled = scaled / temperature
     chosen = scaled.gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
     return chosen - scaled.logsumexp(dim=-1)
-
-
-def entropy(logits: Tensor, *, temperature: float = 1.0) -> Tensor:
-    """Entropy of softmax(logits / temperature) in nats, shape (...,)."""
-    logprobs = (_upcast(logits) / temperature).log_softmax(dim=-1)
-    return -(logprobs.exp() * logprobs).sum(dim=-1)
 
 
 def _upcast(logits: Tensor) -> Tensor:

@@ -7,16 +7,6 @@ import math
 import torch
 from torch import Tensor
 
-from rlhf.ops.masking import masked_mean
-
-
-def clip_fraction(
-    logprobs: Tensor, old_logprobs: Tensor, mask: Tensor, *, cliprange: float
-) -> Tensor:
-    """Share of real tokens whose ratio left [1 - eps, 1 + eps]."""
-    ratio = (logprobs - old_logprobs).exp()
-    return masked_mean(((ratio - 1.0).abs() > cliprange).to(ratio.dtype), mask)
-
 
 def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> Tensor:
     """1 - Var(returns - values) / Var(returns) over real tokens; 0 when returns are constant."""

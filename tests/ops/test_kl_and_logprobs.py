@@ -1,11 +1,9 @@
-import math
-
 import pytest
 import reference
 import torch
 
 from rlhf.ops.kl import exact_kl, kl_k1, kl_k2, kl_k3
-from rlhf.ops.logprobs import completion_window, entropy, token_logprobs
+from rlhf.ops.logprobs import completion_window, token_logprobs
 
 
 def distributions(seed):
@@ -61,10 +59,6 @@ def test_bfloat16_logits_are_upcast_before_the_log_softmax():
     exact = logits.double().log_softmax(-1)[torch.arange(2), tokens]
     assert found.dtype == torch.float32
     assert (found - exact).abs().max() < 1e-5
-
-
-def test_entropy_of_a_uniform_distribution():
-    assert entropy(torch.zeros(3, 8)).tolist() == pytest.approx([math.log(8)] * 3)
 
 
 def test_the_window_predicts_the_completion():
