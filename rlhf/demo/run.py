@@ -71,7 +71,7 @@ class DemoSize:
     ppo_prompts: int = 1600
     eval_prompts: int = 360
     eval_samples: int = 4
-    ppo_updates: int = 45
+    ppo_updates: int = 65
     sft_epochs: int = 3
     reward_epochs: int = 1
     max_new_tokens: int = 48
@@ -293,7 +293,7 @@ class _Demo:
             num_ppo_epochs=2,
             num_mini_batches=4,
             max_new_tokens=self.size.max_new_tokens,
-            kl_coef=0.1,
+            kl_coef=0.05,
             kl_budget=KL_BUDGET,
             cliprange_value=0.5,
             score_clip=3.0,
