@@ -1,6 +1,7 @@
 import pytest
 import torch
-from tiny_model import make_model
+from tiny_model import make_model, make_tokenizer
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from rlhf.config import AdapterConfig
 from rlhf.data.chat import ChatFormat
@@ -36,6 +37,35 @@ def test_greedy_equals_transformers_generate(setting, tiny):
     for prompt, completion in zip(PROMPTS, greedy, strict=True):
         expected = model.generate(
             torch.tensor([prompt]), max_new_tokens=12, do_sample=False, eos_token_id=2
+        )
+        assert completion == expected[0, len(prompt) :].tolist()
+
+
+def test_greedy_is_right_with_learned_positions_and_padding(tmp_path):
+    torch.manual_seed(0)
+    config = GPT2Config(vocab_size=32, n_embd=16, n_layer=1, n_head=2, n_positions=32)
+    config.initializer_range = 0.5
+    model = GPT2LMHeadModel(config).eval()
+    model.save_pretrained(tmp_path)
+    make_tokenizer().save_pretrained(tmp_path)
+    base = load_base(resolve_model(str(tmp_path)), dtype="float32", device=torch.device("cpu"))
+    roles = Roles(base)
+    with roles.use(None):
+        greedy = sample_completions(
+            roles,
+            ChatFormat.of(base.tokenizer, base.model),
+            PROMPTS,
+            max_new_tokens=8,
+            temperature=1.0,
+            keys=None,
+        )
+    for prompt, completion in zip(PROMPTS, greedy, strict=True):
+        expected = model.generate(
+            torch.tensor([prompt]),
+            max_new_tokens=8,
+            do_sample=False,
+            eos_token_id=2,
+            pad_token_id=0,
         )
         assert completion == expected[0, len(prompt) :].tolist()
 

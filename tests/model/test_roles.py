@@ -220,20 +220,36 @@ def test_folding_and_concatenating_add_up(roles, tmp_path):
         assert (make_model()(ids).logits - expected).abs().max() > 0.1
 
 
-@pytest.mark.parametrize("targets", ["all-linear", "c_attn", "c_proj"])
-def test_folding_is_right_where_weights_are_stored_transposed(tmp_path, targets):
-    """GPT-2's Conv1D holds (in, out), and its square c_proj hides a missing transpose."""
+@pytest.fixture
+def gpt2(tmp_path):
+    """A tiny GPT-2: learned positions, transposed weights."""
     torch.manual_seed(0)
     config = GPT2Config(vocab_size=32, n_embd=16, n_layer=1, n_head=2, n_positions=32)
+    config.initializer_range = 0.5
     GPT2LMHeadModel(config).save_pretrained(tmp_path / "model")
     make_tokenizer().save_pretrained(tmp_path / "model")
-    base = load_base(resolve_model(str(tmp_path / "model")), dtype="float32", device=CPU)
-    roles = Roles(base)
+    return load_base(resolve_model(str(tmp_path / "model")), dtype="float32", device=CPU)
+
+
+def test_left_padding_does_not_shift_learned_positions(gpt2):
+    roles = Roles(gpt2)
+    with torch.no_grad(), roles.use(None):
+        together = completion_logprobs(roles, batch_of(), temperature=1.0)
+        for row in range(3):
+            alone = completion_logprobs(roles, batch_of([row]), temperature=1.0)
+            size = len(COMPLETIONS[row])
+            torch.testing.assert_close(together[row, :size], alone[0], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("targets", ["all-linear", "c_attn", "c_proj"])
+def test_folding_is_right_where_weights_are_stored_transposed(gpt2, tmp_path, targets):
+    """GPT-2's Conv1D holds (in, out), and its square c_proj hides a missing transpose."""
+    roles = Roles(gpt2)
     roles.add("policy", AdapterConfig(r=4, target_modules=targets), trainable=True)
     randomize(roles, "policy")
     (tmp_path / "adapter").mkdir()
-    save_adapter(roles.peft_model, "policy", tmp_path / "adapter", base_path=base.path)
-    folded = GPT2LMHeadModel.from_pretrained(tmp_path / "model")
+    save_adapter(roles.peft_model, "policy", tmp_path / "adapter", base_path=gpt2.path)
+    folded = GPT2LMHeadModel.from_pretrained(gpt2.path)
     fold(folded, read_delta(tmp_path / "adapter"))
     ids = torch.tensor([PROMPTS[0]])
     with torch.no_grad(), roles.use("policy"):
