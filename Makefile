@@ -1,6 +1,7 @@
-# make demo    set up and run the whole path on the embedded model
-# make test    set up and run the tests
-# make check   what every commit must pass beside the tests
+# make demo       set up and run the whole path on the embedded model
+# make test       set up and run the tests
+# make test-slow  the longer tests: two processes, the page in a real browser
+# make check      what every commit must pass beside the tests
 #
 # On Linux without a GPU, pip's default torch brings gigabytes of CUDA; choose the small one with
 #   make setup TORCH_INDEX_URL=https://download.pytorch.org/whl/cpu
@@ -12,7 +13,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: setup demo test check lint format clean
+.PHONY: setup demo test test-slow check lint format clean
 .DEFAULT_GOAL := setup
 
 setup: $(INSTALLED)
@@ -32,6 +33,9 @@ demo: setup
 
 test: setup
 	$(BIN)/python -m pytest $(ARGS)
+
+test-slow: setup  # several processes, a real browser (skipped without chromium and playwright)
+	$(BIN)/python -m pytest -m slow $(ARGS)
 
 check: lint
 	$(BIN)/mypy

@@ -26,6 +26,7 @@ from rlhf.export import (
     take_probes,
 )
 from rlhf.model.base import ADAPTER_FOLDER, resolve_base
+from rlhf.model.generation import require_room
 from rlhf.ppo_trainer import PPOTrainer
 from rlhf.ranks import Ranks
 from rlhf.records import Prompt
@@ -141,6 +142,7 @@ class PPOStage:
             source=self.config.train_file,
             what="prompts",
         )
+        require_room(trainer.roles, max(map(len, prompt_ids)), self.config.max_new_tokens)
         before = trainer.roles.base_digest()
         checkpoints = run.path / CHECKPOINTS_FOLDER
         done, history = 0, History()

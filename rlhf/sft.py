@@ -36,7 +36,7 @@ from rlhf.model.base import (
     resolve_base,
     write_link,
 )
-from rlhf.model.generation import sample_completions
+from rlhf.model.generation import positions, sample_completions
 from rlhf.model.roles import Roles
 from rlhf.ranks import Ranks
 from rlhf.records import Demonstration
@@ -277,11 +277,14 @@ def _sample(
     """A few completions of the trained policy beside the written ones."""
     shown = demonstrations[:_SAMPLES]
     prompts = [chat.encode_prompt(item.prompt) for item in shown]
-    longest = max(len(chat.encode_completion(item.completion)) for item in shown)
+    size = 2 * max(len(chat.encode_completion(item.completion)) for item in shown)
+    limit = positions(roles)
+    if limit is not None:
+        size = max(1, min(size, limit - max(map(len, prompts))))
     keys = [(config.seed, 0, 0, row) for row in range(len(shown))]
     with roles.use("policy"):
         sampled = sample_completions(
-            roles, chat, prompts, max_new_tokens=2 * longest, temperature=1.0, keys=keys
+            roles, chat, prompts, max_new_tokens=size, temperature=1.0, keys=keys
         )
     return [
         {

@@ -1,7 +1,7 @@
 """The ``rlhf`` command: its help, its mistakes, its exit statuses.
 
 ``MISTAKES`` is the table to extend: what a user typed, and what the one line on standard error
-must hold (the place and the remedy). The files they name are made by ``workplace``.
+must hold (the place and the remedy). The files they name are made by ``user_files``.
 """
 
 import io
@@ -104,7 +104,7 @@ MISTAKES: list[tuple[list[str], list[str]]] = [
 
 
 @pytest.fixture(scope="module")
-def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def user_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     # The command does this by environment, which is too late where a test has imported it before.
     logging.disable_progress_bar()
     folder = tmp_path_factory.mktemp("work")
@@ -132,11 +132,11 @@ def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ("argv", "told"), MISTAKES, ids=[" ".join(argv[:1] + argv[5:]) for argv, _ in MISTAKES]
 )
 def test_a_mistake_is_one_line_and_status_2(
-    argv: list[str], told: list[str], workplace: Path, monkeypatch, capsys
+    argv: list[str], told: list[str], user_files: Path, monkeypatch, capsys
 ):
-    monkeypatch.chdir(workplace)
+    monkeypatch.chdir(user_files)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    shutil.rmtree(workplace / "runs" / "new", ignore_errors=True)
+    shutil.rmtree(user_files / "runs" / "new", ignore_errors=True)
     status = main(argv)
     shown = capsys.readouterr()
     assert status == 2, shown
@@ -145,7 +145,7 @@ def test_a_mistake_is_one_line_and_status_2(
     for text in told:
         assert text in shown.err
     assert shown.out == ""
-    assert not (workplace / "new.sqlite").exists()
+    assert not (user_files / "new.sqlite").exists()
 
 
 def test_nothing_prints_the_path_through_the_commands(capsys):

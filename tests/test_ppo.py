@@ -257,6 +257,11 @@ def test_bad_reward_functions_are_named(config, name, error, text):
         PPOStage(dataclasses.replace(config, reward_function=changed)).run()
 
 
+def test_prompts_without_room_for_a_completion_are_refused_at_once(config):
+    with pytest.raises(ConfigError, match="don't fit the model's 128 positions"):
+        PPOStage(dataclasses.replace(config, max_new_tokens=125)).run()
+
+
 def test_a_second_run_in_the_folder_is_refused(config):
     PPOStage(config).run()
     with pytest.raises(CheckpointError, match="holds a finished ppo run"):

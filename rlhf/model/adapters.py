@@ -65,6 +65,7 @@ def read_lora_config(folder: Path) -> LoraConfig:
         raise CheckpointError(f"{folder}: adapter is {kind}, not plain LoRA, which is needed here")
     config = LoraConfig.from_pretrained(str(folder))
     config.inference_mode = False
+    config.base_model_name_or_path = None  # our link file decides; PEFT would warn of a moved base
     return config
 
 

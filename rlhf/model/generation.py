@@ -16,6 +16,7 @@ from transformers import DynamicCache
 
 from rlhf.data.chat import ChatFormat
 from rlhf.data.collation import collate
+from rlhf.errors import ConfigError
 from rlhf.model.roles import Roles
 
 NoiseKey = tuple[int, ...]
@@ -49,7 +50,11 @@ def sample_completions(
 
     Returns:
         Token ids per row; the stop token, where one was sampled, is the last.
+
+    Raises:
+        ConfigError: If prompt and completion could outgrow the model's positions.
     """
+    require_room(roles, max(map(len, prompts)), max_new_tokens)
     noise = None if keys is None else uniform_noise(keys, max_new_tokens)
     batch = collate(prompts, [[] for _ in prompts], pad_id=chat.pad_id, device=roles.base.device)
     completions: list[list[int]] = [[] for _ in prompts]
@@ -84,6 +89,28 @@ def sample_completions(
                 rows, mask = rows[keep], mask[keep]
                 input_ids, position_ids = input_ids[keep], position_ids[keep]
     return completions
+
+
+def positions(roles: Roles) -> int | None:
+    """Tokens that the model has positions for; None where that is not bounded."""
+    limit: int | None = getattr(
+        roles.causal_lm.config.get_text_config(), "max_position_embeddings", None
+    )
+    return limit
+
+
+def require_room(roles: Roles, longest: int, max_new_tokens: int) -> None:
+    """Refuse a prompt length that leaves no room for the completion.
+
+    Raises:
+        ConfigError: If prompt and completion could outgrow the model's positions.
+    """
+    limit = positions(roles)
+    if limit is not None and longest + max_new_tokens > limit:
+        raise ConfigError(
+            f"max_new_tokens: a prompt of {longest} tokens and {max_new_tokens} new ones don't fit "
+            f"the model's {limit} positions; lower max_new_tokens or shorten the prompts"
+        )
 
 
 def pick_tokens(logits: Tensor, uniform: Tensor | None, *, temperature: float) -> Tensor:

@@ -5,6 +5,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from rlhf.config import AdapterConfig
 from rlhf.data.chat import ChatFormat
+from rlhf.errors import ConfigError
 from rlhf.model.base import load_base, resolve_model
 from rlhf.model.generation import pick_tokens, sample_completions, uniform_noise
 from rlhf.model.roles import Roles
@@ -95,6 +96,12 @@ def test_samples_follow_the_full_distribution(setting):
         expected = make_model()(torch.tensor([PROMPTS[0]])).logits[0, -1].softmax(-1)
     # Four standard errors of a share.
     assert ((found - expected).abs() < 4 * (expected * (1 - expected) / count).sqrt() + 1e-9).all()
+
+
+def test_more_than_the_model_has_positions_for_is_refused(setting):
+    with pytest.raises(ConfigError, match="7 tokens and 122 new ones don't fit the model's 128"):
+        sample(setting, size=122)
+    sample(setting, size=121)
 
 
 def test_noise_depends_on_the_key_alone():
