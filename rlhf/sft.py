@@ -106,9 +106,9 @@ class SFTStage:
             roles = Roles(base)
             roles.add("policy", config.adapter, trainable=True, seed=config.seed)
             trained = self._train(roles, chat, train, held_out, run)
+            result = self._save(roles, run, trained)
             for row in _sample(roles, chat, held_out or train, config):
                 run.sample(row)
-            result = self._save(roles, run, trained)
             ranks.wait()
         return result
 
@@ -275,12 +275,14 @@ def _sample(
     roles: Roles, chat: ChatFormat, demonstrations: Sequence[Demonstration], config: SFTConfig
 ) -> list[dict[str, Any]]:
     """A few completions of the trained policy beside the written ones."""
-    shown = demonstrations[:_SAMPLES]
-    prompts = [chat.encode_prompt(item.prompt) for item in shown]
-    size = 2 * max(len(chat.encode_completion(item.completion)) for item in shown)
-    limit = positions(roles)
-    if limit is not None:
-        size = max(1, min(size, limit - max(map(len, prompts))))
+    limit = positions(roles) or math.inf
+    encoded = [(item, chat.encode_prompt(item.prompt)) for item in demonstrations[:_SAMPLES]]
+    kept = [(item, ids) for item, ids in encoded if len(ids) < limit]
+    if not kept:
+        return []
+    shown, prompts = [item for item, _ in kept], [ids for _, ids in kept]
+    written = max(len(chat.encode_completion(item.completion)) for item in shown)
+    size = int(min(2 * written, limit - max(map(len, prompts))))
     keys = [(config.seed, 0, 0, row) for row in range(len(shown))]
     with roles.use("policy"):
         sampled = sample_completions(

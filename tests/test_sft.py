@@ -79,6 +79,20 @@ def test_a_diverged_run_is_refused_not_saved(config):
     assert not (Path(config.output_dir) / "model").exists()
 
 
+def test_prompts_as_long_as_the_model_lose_no_run(config, write_rows):
+    """The tiny model has 128 positions; its rotary ones go on, but no sample is taken there."""
+    import dataclasses
+
+    rows = [{"prompt": " ".join("abcd"[i % 4] * 130), "completion": "good"} for i in range(8)]
+    rows = [{**row, "prompt": f"{row['prompt']} {'efghijkl'[i]}"} for i, row in enumerate(rows)]
+    long = dataclasses.replace(
+        config, train_file=write_rows("long.jsonl", rows), max_steps=1, eval_fraction=0.0
+    )
+    result = SFTStage(long).run()
+    assert result.model.is_dir()
+    assert (result.output_dir / "samples.jsonl").read_text() == ""
+
+
 def test_few_log_rows_do_not_matter(config):
     import dataclasses
 
