@@ -16,7 +16,7 @@ from rlhf.config import PPOConfig
 from rlhf.data.chat import ChatFormat
 from rlhf.data.lengths import refuse_long
 from rlhf.data.readers import read_prompts
-from rlhf.errors import ConfigError, TrainingError
+from rlhf.errors import TrainingError
 from rlhf.export import (
     EXPORT_FOLDER,
     ExportReport,
@@ -30,10 +30,9 @@ from rlhf.model.generation import require_room
 from rlhf.ppo_trainer import PPOTrainer
 from rlhf.ranks import Ranks
 from rlhf.records import Prompt
-from rlhf.reward import HEAD_FILE
 from rlhf.rewards import RewardFunction, load_reward_function
 from rlhf.rollout import PromptOrder, Rollout
-from rlhf.runs import Listener, RunFolder
+from rlhf.runs import Listener, RunFolder, require_run
 
 CHECKPOINTS_FOLDER = "checkpoints"
 _KEPT_CHECKPOINTS = 2
@@ -244,10 +243,7 @@ def _require_reward(config: PPOConfig) -> RewardFunction | None:
     """Refuse a reward that isn't there before anything is loaded; give the function, if any."""
     if config.reward_function is not None:
         return load_reward_function(config.reward_function)
-    if not (Path(str(config.reward_model)) / ADAPTER_FOLDER / HEAD_FILE).is_file():
-        raise ConfigError(
-            f"reward_model: {config.reward_model} is not a finished run of the reward stage"
-        )
+    require_run(str(config.reward_model), "reward")
     return None
 
 
