@@ -126,11 +126,6 @@ def rank(prompt: TaskPrompt, answers: Sequence[str], annotator: Annotator) -> li
     return ranks_of(scores, annotator.tie_below)
 
 
-def true_ranks(prompt: TaskPrompt, answers: Sequence[str]) -> list[int]:
-    """Rank answers by the true utility; only equal utilities tie."""
-    return ranks_of([true_utility(prompt, answer) for answer in answers], 1e-6)
-
-
 def ranks_of(scores: Sequence[float], tie_below: float) -> list[int]:
     """Turn scores into ranks: 1 is best, a rank counts the answers in better tiers."""
     order = sorted(range(len(scores)), key=lambda position: -scores[position])
