@@ -60,7 +60,7 @@ class StageConfig:
     lr_scheduler_type: Schedule = "linear"
     """How the learning rate falls after the warm-up; linear and cosine end at 0."""
     warmup_steps: int = 0
-    """Optimiser steps over which the learning rate rises from 0."""
+    """Optimiser steps over which the learning rate rises: 1/warmup_steps of it at the first."""
     weight_decay: float = 0.0
     """AdamW weight decay on adapter weights."""
     max_grad_norm: float = 1.0
@@ -168,7 +168,7 @@ class PPOConfig(StageConfig):
     value_learning_rate: float = 5e-5
     """Peak learning rate of the value adapter and value head."""
     warmup_steps: int = 10
-    """Updates over which both learning rates rise from 0."""
+    """Updates over which a learning rate rises, for each role from its first update on."""
     max_steps: int = 100
     """Updates: rollout batches sampled and learnt from."""
     rollout_batch_size: int = 64

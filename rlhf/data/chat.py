@@ -1,9 +1,9 @@
 """Text to token ids and back: the one tokenisation boundary of all stages.
 
-A prompt goes through the tokenizer's chat template, or, for a model without one, is plain text
-after the BOS token. A completion is tokenised on its own, so that the ids a policy samples and
-the ids of a written completion have one form, and ends with the token that ends an assistant's
-turn. No byte of a user's text ever becomes a control token.
+A prompt goes through the tokenizer's chat template, or, for a model without one, is plain text,
+with the BOS token where the tokenizer adds one. A completion is tokenised on its own, so that the
+ids a policy samples and the ids of a written completion have one form, and ends with the token
+that ends an assistant's turn. No byte of a user's text ever becomes a control token.
 """
 
 from __future__ import annotations
