@@ -11,15 +11,51 @@ def gae(rewards, values, gamma, lam):
     return [sum((gamma * lam) ** k * deltas[t + k] for k in range(size - t)) for t in range(size)]
 
 
-def policy_loss(new, old, advantage, eps):
-    """arXiv:1707.06347 eq. 7, negated, for one token."""
+def rloo(totals, size):
+    """arXiv:2402.14740 eq. 8: each total less the mean of the others in its group of ``size``."""
+    found = []
+    for place, total in enumerate(totals):
+        start = place // size * size
+        others = [totals[i] for i in range(start, start + size) if i != place]
+        found.append(total - sum(others) / len(others))
+    return found
+
+
+def policy_loss(new, old, advantage, eps, high=None, dual=None):
+    """arXiv:1707.06347 eq. 7, negated, for one token.
+
+    ``high`` as in arXiv:2503.14476 eq. 10, ``dual`` as in arXiv:1912.09729 eq. 5.
+    """
     ratio = math.exp(new - old)
-    return -min(ratio * advantage, min(max(ratio, 1 - eps), 1 + eps) * advantage)
+    above = 1 + (eps if high is None else high)
+    objective = min(ratio * advantage, min(max(ratio, 1 - eps), above) * advantage)
+    if dual is not None and advantage < 0:
+        objective = max(objective, dual * advantage)
+    return -objective
+
+
+def policy_gradient(new, old, advantage, eps, high=None, dual=None):
+    """Derivative of ``policy_loss`` by ``new``, case by case."""
+    ratio = math.exp(new - old)
+    above = 1 + (eps if high is None else high)
+    if advantage >= 0:
+        return -advantage * ratio if ratio <= above else 0.0
+    bound = math.inf if dual is None else dual
+    return -advantage * ratio if 1 - eps <= ratio <= bound else 0.0
 
 
 def value_loss(value, old, target, clip):
     clipped = min(max(value, old - clip), old + clip)
     return 0.5 * max((value - target) ** 2, (clipped - target) ** 2)
+
+
+def value_gradient(value, old, target, clip):
+    """Derivative of ``value_loss`` by ``value``: 0 where moving on would go unnoticed."""
+    if value > old + clip and abs(old + clip - target) > abs(value - target):
+        return 0.0
+    if value < old - clip and abs(old - clip - target) > abs(value - target):
+        return 0.0
+    return value - target
 
 
 def pair_losses(scores, ranks, smoothing=0.0):
@@ -46,3 +82,43 @@ def log_softmax(logits, temperature=1.0):
 def kl(p, q):
     """KL of two probability lists."""
     return sum(a * math.log(a / b) for a, b in zip(p, q, strict=True) if a > 0)
+
+
+def reverse_kl_gradient(logits, ref):
+    """Derivative of KL(softmax(logits) || softmax(ref)) by the logits: p * (d - KL)."""
+    p, q = log_softmax(logits), log_softmax(ref)
+    mean = sum(math.exp(a) * (a - b) for a, b in zip(p, q, strict=True))
+    return [math.exp(a) * (a - b - mean) for a, b in zip(p, q, strict=True)]
+
+
+def forward_kl_gradient(logits, ref):
+    """Derivative of KL(softmax(ref) || softmax(logits)) by the logits: p - q."""
+    p, q = log_softmax(logits), log_softmax(ref)
+    return [math.exp(a) - math.exp(b) for a, b in zip(p, q, strict=True)]
+
+
+def kl_weight(weight, kl, target, horizon, episodes):
+    """arXiv:1909.08593 section 2.2: one step of the controller."""
+    error = (kl - target) / target
+    if error > 0.2:
+        error = 0.2
+    elif error < -0.2:
+        error = -0.2
+    return weight + weight * error * episodes / horizon
+
+
+def whiten(values, eps=1e-8):
+    mean = sum(values) / len(values)
+    variance = sum((x - mean) ** 2 for x in values) / len(values)
+    return [(x - mean) / math.sqrt(variance + eps) for x in values]
+
+
+def distinct_pairs(rows):
+    """arXiv:1510.03055 section 5.2: distinct bigrams over bigrams."""
+    seen, count = [], 0
+    for row in rows:
+        for place in range(1, len(row)):
+            count += 1
+            if (row[place - 1], row[place]) not in seen:
+                seen.append((row[place - 1], row[place]))
+    return len(seen) / count

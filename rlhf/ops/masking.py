@@ -39,6 +39,11 @@ def masked_sum(values: Tensor, mask: Tensor) -> Tensor:
     return values.masked_fill(~mask, 0.0).sum(dim=-1)
 
 
+def masked_variance(values: Tensor, mask: Tensor) -> Tensor:
+    """Mean squared deviation (the biased variance) over the real tokens of all rows."""
+    return masked_mean((values - masked_mean(values, mask)) ** 2, mask)
+
+
 def whiten(values: Tensor, mask: Tensor, *, eps: float = 1e-8) -> Tensor:
     """Shift and scale to mean 0 and variance 1 over all real tokens.
 
@@ -55,6 +60,5 @@ def whiten(values: Tensor, mask: Tensor, *, eps: float = 1e-8) -> Tensor:
 
     Source: openai/lm-human-preferences@cbfd210, lm_human_preferences/utils/core.py, whiten.
     """
-    mean = masked_mean(values, mask)
-    variance = masked_mean((values - mean) ** 2, mask)
-    return ((values - mean) * torch.rsqrt(variance + eps)).masked_fill(~mask, 0.0)
+    scale = torch.rsqrt(masked_variance(values, mask) + eps)
+    return ((values - masked_mean(values, mask)) * scale).masked_fill(~mask, 0.0)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -15,6 +17,22 @@ def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> Tensor:
     if spread < 1e-12:
         return torch.zeros_like(spread)
     return 1.0 - residual.var(correction=0) / spread
+
+
+def correlation(x: Tensor, y: Tensor) -> float:
+    """Pearson correlation of two (B,) tensors; 0 when one of them is constant."""
+    x, y = x.double() - x.double().mean(), y.double() - y.double().mean()
+    spread = float(x.norm() * y.norm())
+    return float((x * y).sum()) / spread if spread > 1e-12 else 0.0
+
+
+def distinct_pairs(rows: Sequence[Sequence[int]]) -> float:
+    """Share of distinct pairs of neighbouring tokens among all pairs (distinct-2).
+
+    Source: Li et al. 2016 (arXiv:1510.03055), section 5.2.
+    """
+    pairs = [pair for row in rows for pair in pairwise(row)]
+    return len(set(pairs)) / len(pairs) if pairs else 1.0
 
 
 def pair_outcomes(scores: Tensor, ranks: Tensor) -> tuple[int, float]:

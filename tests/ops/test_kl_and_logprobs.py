@@ -1,8 +1,10 @@
 import pytest
 import reference
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
-from rlhf.ops.kl import exact_kl, kl_k1, kl_k2, kl_k3
+from rlhf.ops.kl import adapted_kl_coef, exact_kl, kl_k1, kl_k2, kl_k3
 from rlhf.ops.logprobs import completion_window, token_logprobs
 
 
@@ -27,19 +29,81 @@ def test_k1_and_k3_are_unbiased_and_k2_is_not(seed):
     assert (kl_k3(policy - ref) >= 0).all()
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_k1_in_the_reward_has_the_gradient_of_the_reverse_kl(seed):
-    """sum_a pi(a) * grad log pi(a) * k1(a), by enumeration, against autograd of the exact KL."""
-    policy, ref = distributions(seed)
+def reward_gradient(estimator, policy, ref):
+    """sum_a pi(a) * grad log pi(a) * estimate(a): the estimate detached, as a reward is."""
     logits = policy.clone().requires_grad_()
-    exact_kl(logits.log_softmax(-1), ref).backward()
-    true_gradient = logits.grad.clone()
-    for estimator, right in ((kl_k1, True), (kl_k3, False)):
-        logits.grad = None
-        logprobs = logits.log_softmax(-1)
-        reward = estimator(logprobs - ref).detach()
-        (logprobs.exp().detach() * logprobs * reward).sum().backward()
-        assert torch.allclose(logits.grad, true_gradient, rtol=1e-10, atol=1e-12) is right
+    logprobs = logits.log_softmax(-1)
+    estimate = estimator(logprobs - ref).detach()
+    (logprobs.exp().detach() * logprobs * estimate).sum().backward()
+    return logits.grad
+
+
+def loss_gradient(estimator, policy, ref):
+    """sum_a pi(a) * grad estimate(a): the estimate differentiated, its sampling not."""
+    logits = policy.clone().requires_grad_()
+    logprobs = logits.log_softmax(-1)
+    (logprobs.exp().detach() * estimator(logprobs - ref)).sum().backward()
+    return logits.grad
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(
+    ("gradient", "estimator", "expected"),
+    [
+        (reward_gradient, kl_k1, reference.reverse_kl_gradient),
+        (reward_gradient, kl_k2, None),
+        (reward_gradient, kl_k3, None),
+        (loss_gradient, kl_k1, lambda logits, ref: [0.0] * len(logits)),
+        (loss_gradient, kl_k2, reference.reverse_kl_gradient),
+        (loss_gradient, kl_k3, reference.forward_kl_gradient),
+    ],
+)
+def test_what_gradient_an_estimator_has(gradient, estimator, expected, seed):
+    """By enumeration of all tokens, against derivatives taken on paper."""
+    policy, ref = distributions(seed)
+    found = gradient(estimator, policy, ref).tolist()
+    if expected is None:
+        right = reference.reverse_kl_gradient(policy.tolist(), ref.tolist())
+        assert found != pytest.approx(right, rel=1e-2)
+    else:
+        right = expected(policy.tolist(), ref.tolist())
+        assert found == pytest.approx(right, rel=1e-10, abs=1e-14)
+
+
+@pytest.mark.parametrize("estimator", [kl_k1, kl_k2, kl_k3])
+def test_estimates_are_exactly_0_where_policy_and_reference_agree(estimator):
+    assert torch.equal(estimator(torch.zeros(4)), torch.zeros(4))
+
+
+@pytest.mark.parametrize(
+    ("kl", "expected"),
+    [
+        # 256 of 10000 completions: an error of .5 is clipped to .2, one of .1 counts whole.
+        (9.0, 0.201024),
+        (6.6, 0.200512),
+        (6.0, 0.2),
+        (0.0, 0.198976),
+        (-3.0, 0.198976),
+    ],
+)
+def test_kl_coef_moves_towards_the_target(kl, expected):
+    found = adapted_kl_coef(0.2, kl, target=6.0, horizon=10_000, episodes=256)
+    assert found == pytest.approx(expected, rel=1e-12)
+
+
+@given(
+    kl_coef=st.floats(1e-4, 1),
+    kl=st.floats(-20, 50),
+    target=st.floats(0.1, 20),
+    episodes=st.integers(1, 512),
+)
+def test_kl_coef_equals_the_controller(kl_coef, kl, target, episodes):
+    found = adapted_kl_coef(kl_coef, kl, target=target, horizon=5_000, episodes=episodes)
+    expected = reference.kl_weight(kl_coef, kl, target, 5_000, episodes)
+    assert found == pytest.approx(expected, rel=1e-12)
+    # Never the wrong way, and never by more than a fifth of the share.
+    assert (found - kl_coef) * (kl - target) >= 0
+    assert abs(found / kl_coef - 1) <= 0.2 * episodes / 5_000 + 1e-12
 
 
 def test_token_logprobs_equal_the_slow_log_softmax():
