@@ -1,9 +1,10 @@
 """Run folders: one execution of a stage, with everything needed to know later what it was.
 
 A folder holds ``config.yaml`` (resolved), ``run.json`` (stage, status, versions, seed,
-fingerprints, time, memory), ``metrics.jsonl``, ``samples.jsonl`` and ``result.json``, beside
-whatever the stage saves. It is locked while its process lives. Only the main process writes; on
-the other ranks every method does nothing. Nothing here imports torch or prints.
+fingerprints, time, memory), ``metrics.jsonl``, ``samples.jsonl``, ``result.json`` and, where
+something looked wrong, ``alarms.jsonl``, beside whatever the stage saves. It is locked while its
+process lives. Only the main process writes; on the other ranks every method does nothing. Nothing
+here prints; torch and accelerate are imported only for a run with trackers.
 """
 
 from __future__ import annotations
@@ -12,10 +13,12 @@ import contextlib
 import dataclasses
 import fcntl
 import json
+import logging
 import math
 import os
 import platform
 import resource
+import shutil
 import socket
 import subprocess
 import sys
@@ -25,20 +28,28 @@ from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Self
+from typing import IO, TYPE_CHECKING, Any, Self
 
 import yaml
 
 import rlhf
 from rlhf.checkpoints import sweep, write_json, write_text
+from rlhf.config import as_tuple
 from rlhf.errors import CheckpointError, ConfigError
+
+if TYPE_CHECKING:
+    from rlhf.trackers import Trackers
 
 Listener = Callable[[str, int, int, Mapping[str, float]], None]
 """Told (stage, step, total, metrics) for every logged row."""
 
-MAY_CHANGE = frozenset({"resume", "max_steps", "save_steps", "logging_steps", "output_dir"})
+MAY_CHANGE = frozenset(
+    {"resume", "max_steps", "save_steps", "logging_steps", "report_to", "output_dir"}
+)
 """Config fields that may differ when a run is resumed."""
 
+_ALARMS_FILE = "alarms.jsonl"
+_LOGGER = logging.getLogger(__name__)
 _PACKAGES = ("torch", "transformers", "peft", "trl", "accelerate", "datasets")
 
 
@@ -50,7 +61,8 @@ class RunFolder:
     Args:
         path: Folder of the run; made when missing.
         stage: ``sft``, ``reward``, ``ppo``, ...
-        config: The stage's frozen config dataclass.
+        config: The stage's frozen config dataclass; its ``report_to`` names the trackers that get
+            every logged row.
         listener: Told of every logged row.
         is_main: False on all ranks but the first: then nothing is written, locked or told.
         resume: Go on with the run in the folder instead of beginning one.
@@ -58,7 +70,8 @@ class RunFolder:
     Raises:
         CheckpointError: If another process has the folder, it holds another stage's run, a
             finished one, an unfinished one with checkpoints (unless resuming) or foreign files.
-        ConfigError: If a resumed run's config differs in a field outside ``MAY_CHANGE``.
+        ConfigError: If a resumed run's config differs in a field outside ``MAY_CHANGE``, or a
+            tracker is unknown, not installed or doesn't start.
     """
 
     def __init__(
@@ -76,11 +89,14 @@ class RunFolder:
         self.is_main = is_main
         self._listener = listener
         self._files: dict[str, IO[str]] = {}
+        self._alarms: list[str] = []
         self._lock: IO[str] | None = None
         self._start = time.monotonic()
         self._info: dict[str, Any] = {}
+        self._trackers: Trackers | None = None
         if not is_main:
             return
+        trackers = _choose_trackers(config)  # before anything is written
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -91,8 +107,10 @@ class RunFolder:
             if earlier and resume:
                 _check_same_config(self.path, config)
             self._begin(config, earlier if resume else None)
+            if trackers is not None:
+                self._start_trackers(trackers, config)
         except BaseException:
-            self._lock.close()
+            self._close()
             raise
 
     def _begin(self, config: Any, earlier: Mapping[str, Any] | None) -> None:
@@ -120,10 +138,22 @@ class RunFolder:
             "config.yaml",
             yaml.safe_dump(dataclasses.asdict(config), sort_keys=False, allow_unicode=True),
         )
-        for name in ("metrics.jsonl", "samples.jsonl"):
+        names = ["metrics.jsonl", "samples.jsonl"]
+        if (self.path / _ALARMS_FILE).exists():
+            names.append(_ALARMS_FILE)  # others are made with the first alarm
+        for name in names:
             self._files[name] = (self.path / name).open("a" if earlier else "w", encoding="utf-8")
         if not earlier:
             (self.path / "result.json").unlink(missing_ok=True)
+            shutil.rmtree(self.path / "trackers", ignore_errors=True)
+
+    def _start_trackers(self, trackers: Trackers, config: Any) -> None:
+        self._trackers = trackers
+        try:
+            trackers.start(self.path, self.stage, dataclasses.asdict(config))
+        except ConfigError as error:
+            self._record_failure(error)
+            raise
 
     def __enter__(self) -> Self:
         return self
@@ -136,15 +166,27 @@ class RunFolder:
     ) -> None:
         if not self.is_main:
             return
-        if error is None:
-            self.record(status="done", finished=_now(), **self._cost())
-        else:
-            text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-            self.record(status="failed", error=text, finished=_now(), **self._cost())
-        for file in self._files.values():
-            file.close()
-        if self._lock is not None:
-            self._lock.close()
+        try:
+            if error is None:
+                self.record(status="done", finished=_now(), **self._cost())
+            else:
+                self._record_failure(error)
+        finally:
+            self._close()
+
+    def _record_failure(self, error: BaseException) -> None:
+        text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        self.record(status="failed", error=text, finished=_now(), **self._cost())
+
+    def _close(self) -> None:
+        try:
+            if self._trackers is not None:
+                self._trackers.close()
+        finally:
+            for file in self._files.values():
+                file.close()
+            if self._lock is not None:
+                self._lock.close()
 
     def record(self, **facts: Any) -> None:
         """Add facts to run.json, such as ``base_fingerprint`` or ``data={field: fingerprint}``."""
@@ -153,17 +195,20 @@ class RunFolder:
             self._save()
 
     def log(self, step: int, metrics: Mapping[str, float], *, total: int) -> None:
-        """Append one row to metrics.jsonl and tell the listener.
+        """Append one row to metrics.jsonl and tell the trackers and the listener.
 
         Args:
             step: Number of the step, from 1 (0: before the first one).
-            metrics: Name to number; NaN and infinity are written as null.
+            metrics: Name to number; NaN and infinity are written as null, and go to the trackers
+                as they are.
             total: Steps of the whole run, for progress.
         """
         if not self.is_main:
             return
         numbers = {name: _number(value) for name, value in metrics.items()}
         self._append("metrics.jsonl", {"step": step} | numbers)
+        if self._trackers is not None:
+            self._trackers.log(step, {name: float(value) for name, value in metrics.items()})
         if self._listener is not None:
             self._listener(self.stage, step, total, metrics)
 
@@ -171,6 +216,20 @@ class RunFolder:
         """Append one row to samples.jsonl: what the model wrote, for people to read."""
         if self.is_main:
             self._append("samples.jsonl", _jsonable(row))
+
+    def alarm(self, step: int, name: str, message: str) -> None:
+        """Append one row to alarms.jsonl; the first of each name also goes to the log."""
+        if not self.is_main:
+            return
+        if name not in self.alarms:
+            _LOGGER.warning("%s update %d: %s [%s]", self.stage, step, message, name)
+        self._alarms.append(name)
+        self._append(_ALARMS_FILE, {"step": step, "name": name, "message": message})
+
+    @property
+    def alarms(self) -> tuple[str, ...]:
+        """Names of the alarms so far, each once, in order of their first."""
+        return tuple(dict.fromkeys(self._alarms))
 
     def rewind(self, step: int) -> None:
         """Drop logged rows after ``step``: a resumed run writes them again."""
@@ -182,6 +241,9 @@ class RunFolder:
             rows = path.read_text(encoding="utf-8").splitlines(keepends=True)
             write_text(path, "".join(row for row in rows if _step(row) <= step))
             self._files[name] = path.open("a", encoding="utf-8")
+        self._alarms = _names_of_alarms(self.path / _ALARMS_FILE)
+        if self._trackers is not None:
+            self._trackers.rewind(step)
 
     def finish(self, result: Mapping[str, Any]) -> None:
         """Write result.json: the figures and paths that the stage hands to its caller."""
@@ -207,6 +269,8 @@ class RunFolder:
         write_json(self.path / "run.json", self._info)
 
     def _append(self, name: str, row: Mapping[str, Any]) -> None:
+        if name not in self._files:
+            self._files[name] = (self.path / name).open("a", encoding="utf-8")
         file = self._files[name]
         file.write(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n")
         file.flush()
@@ -332,7 +396,7 @@ def _check(path: Path, stage: str, *, resume: bool) -> dict[str, Any] | None:
 
 def _check_same_config(path: Path, config: Any) -> None:
     old = yaml.safe_load((path / "config.yaml").read_text(encoding="utf-8"))
-    changed = list(_differences(old, dataclasses.asdict(config)))
+    changed = list(_differences(old, _jsonable(dataclasses.asdict(config))))
     if changed:
         raise ConfigError(
             f"{path}: can't be resumed with another config: {', '.join(changed)}; put it back or "
@@ -347,6 +411,16 @@ def _differences(old: Any, new: Mapping[str, Any], prefix: str = "") -> Iterable
             yield from _differences(before, value, f"{prefix}{name}.")
         elif before != value and name not in MAY_CHANGE:
             yield f"{prefix}{name} was {before!r}, is {value!r}"
+
+
+def _choose_trackers(config: Any) -> Trackers | None:
+    """Check the trackers that a config names; without any, nothing is imported."""
+    names = as_tuple(getattr(config, "report_to", None))
+    if set(names) <= {"none"}:
+        return None
+    from rlhf.trackers import Trackers
+
+    return Trackers(names)
 
 
 def _versions() -> dict[str, str | None]:
@@ -397,6 +471,12 @@ def _jsonable(value: Any) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     return str(value) if isinstance(value, Path) else value
+
+
+def _names_of_alarms(path: Path) -> list[str]:
+    if not path.exists():
+        return []
+    return [json.loads(row)["name"] for row in path.read_text(encoding="utf-8").splitlines()]
 
 
 def _step(row: str) -> int:

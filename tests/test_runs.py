@@ -199,6 +199,19 @@ def test_a_resumed_run_keeps_its_config(tmp_path: Path):
         pass
 
 
+def test_a_resumed_run_may_hold_lists(tmp_path: Path):
+    """YAML gives back a list where the config has a tuple."""
+    values = {"model_name_or_path": "base", "output_dir": "out", "train_file": "prompts.jsonl"}
+    config = PPOConfig(**values, reward_model=("a", "b"), report_to=("none",))  # type: ignore[arg-type]
+    with contextlib.suppress(RuntimeError), RunFolder(tmp_path, "ppo", config):
+        raise RuntimeError("killed")
+    with RunFolder(tmp_path, "ppo", config, resume=True):
+        pass
+    changed = PPOConfig(**values, reward_model=("a", "c"))  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match="reward_model was"):
+        RunFolder(tmp_path, "ppo", changed, resume=True)
+
+
 def test_require_run_names_what_is_wrong(tmp_path: Path):
     assert require_run(finished(tmp_path / "a"), "sft", "ppo")["stage"] == "sft"
     with pytest.raises(CheckpointError, match="holds the sft stage; give a run folder of reward"):
