@@ -231,8 +231,8 @@ def _after_reward(config: configs.RewardConfig) -> Sequence[str]:
 
 def _after_ppo(config: configs.PPOConfig) -> Sequence[str]:
     models = {"sft_model": config.model_name_or_path, "ppo_model": config.output_dir}
-    if config.reward_model is not None:
-        models["reward_model"] = config.reward_model
+    for text in configs.as_tuple(config.reward_model)[:1]:
+        models["reward_model"] = configs.split_name(text)[1]
     return (
         _command("evaluate", **models) + " --eval_file HELD_OUT.jsonl --output_dir runs/evaluation",
         _command("generate", model_name_or_path=config.output_dir),

@@ -7,13 +7,20 @@ files or flags (``rlhf.options`` does) and nothing derived is ever written back 
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, TypeVar
 
 from rlhf.errors import ConfigError
 
+T = TypeVar("T")
+
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Schedule = Literal["constant", "linear", "cosine"]
+Texts = str | tuple[str, ...]
+"""One text or several."""
+Numbers = float | tuple[float, ...]
+"""One number or several."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +76,9 @@ class StageConfig:
     """Sequences (reward: prompts) in one forward pass, on each device."""
     logging_steps: int = 1
     """Write a row of metrics.jsonl every so many steps."""
+    report_to: Texts = "none"
+    """Trackers that get the same rows: tensorboard, wandb or another of accelerate's; all of those
+    installed; or none."""
     adapter: AdapterConfig = field(default_factory=AdapterConfig)
     """The adapter to train."""
 
@@ -158,11 +168,27 @@ class PPOConfig(StageConfig):
 
     train_file: str
     """Prompts (.jsonl, .csv or .parquet)."""
-    reward_model: str | None = None
-    """Run folder of the reward stage, trained on the same base."""
-    reward_function: str | None = None
-    """Python function instead of a reward model: file.py:name or package.module:name, called as
-    f(prompts, completions) -> one number per completion."""
+    reward_model: Texts | None = None
+    """Reward models, by path or name=path: run folders of the reward stage on the same base, or
+    sequence-classification models (folder or hub id), which read the text with their own
+    tokenizer."""
+    reward_function: Texts | None = None
+    """Python functions that score, by path or name=path: file.py:name or package.module:name,
+    called as f(prompts, completions) -> one number per completion."""
+    reward_weights: Numbers | None = None
+    """Weight of each reward in the score, models first, in the order given (default: 1 each)."""
+    reward_ensemble: Literal["none", "mean", "min", "mean_minus_std"] = "none"
+    """Make one score of the reward-stage models: their mean, their minimum, or their mean less
+    reward_ensemble_coef standard deviations; none weighs each on its own."""
+    reward_ensemble_coef: float = 1.0
+    """Standard deviations that mean_minus_std takes off."""
+    score_clip: float = 10.0
+    """Scores are clipped to plus or minus this."""
+    length_penalty: float = 0.0
+    """Taken off the score for each token of the completion."""
+    missing_eos_penalty: float = 1.0
+    """Taken off the score of a completion that did not end by itself."""
+
     learning_rate: float = 1e-5
     """Peak learning rate of the policy adapter."""
     value_learning_rate: float = 5e-5
@@ -171,37 +197,83 @@ class PPOConfig(StageConfig):
     """Updates over which a learning rate rises, for each role from its first update on."""
     max_steps: int = 100
     """Updates: rollout batches sampled and learnt from."""
+
     rollout_batch_size: int = 64
     """Completions sampled per update, over all devices."""
-    num_ppo_epochs: int = 1
-    """Passes over each rollout batch."""
-    num_mini_batches: int = 4
-    """Optimiser steps per pass."""
+    num_generations: int = 1
+    """Completions sampled per prompt; must divide rollout_batch_size."""
+    per_device_generation_batch_size: int = 64
+    """Completions sampled together on each device."""
     max_new_tokens: int = 64
     """Longest completion in tokens."""
     max_prompt_length: int = 512
     """Longest prompt in tokens; a longer one is refused."""
     temperature: float = 1.0
     """Sampling temperature; log-probabilities are taken at the same temperature."""
-    kl_coef: float = 0.05
-    """Weight of the KL to the frozen base, taken off the reward token by token (estimator k1)."""
-    kl_budget: float | None = None
-    """Stop when the KL to the base exceeds this: nats per completion, mean of the last 3
-    updates."""
+
+    num_ppo_epochs: int = 1
+    """Passes over each rollout batch."""
+    num_mini_batches: int = 4
+    """Optimiser steps per pass."""
+    target_kl: float | None = None
+    """Go on to the next rollout once a minibatch's KL between old and new policy exceeds this,
+    nats per token."""
     cliprange: float = 0.2
     """Clip range of the policy ratio."""
-    cliprange_value: float = 0.2
-    """Clip range of the value around its value at rollout."""
+    cliprange_high: float | None = None
+    """Clip range above 1, where it differs from cliprange."""
+    dual_clip: float | None = None
+    """Bound on the loss of a token with negative advantage: this times -advantage; more than 1."""
+    importance_sampling_cap: float | None = None
+    """Weigh each token by the probability ratio between scored and sampling policy, cut off here
+    (needed only where the two differ)."""
+
+    advantage: Literal["gae", "rloo"] = "gae"
+    """How advantages are estimated: gae with a value model, or rloo, which compares the
+    num_generations completions of a prompt and needs none."""
     gamma: float = 1.0
     """Discount per token."""
     lam: float = 0.95
-    """GAE lambda."""
-    missing_eos_penalty: float = 1.0
-    """Taken off the score of a completion that did not end by itself."""
-    score_clip: float = 10.0
-    """Normalised scores are clipped to plus or minus this."""
+    """GAE lambda of the advantages."""
+    lam_value: float | None = None
+    """GAE lambda of the value targets (default: lam); 1.0 suits long completions."""
+    value: Literal["adapter", "shared"] = "adapter"
+    """Where values come from: an adapter and head of their own, or a head on the policy's last
+    hidden state (cheaper; the value loss then also moves the policy)."""
+    vf_coef: float = 0.1
+    """Weight of the value loss with value=shared."""
+    cliprange_value: float = 0.2
+    """Clip range of the value around its value at rollout."""
     value_warmup_steps: int = 0
     """First updates in which only the value model learns."""
+
+    reference: str = "base"
+    """What the KL is taken to: base (the frozen base, which the policy starts as), pretrained (the
+    weights before SFT), or the run folder of an adapter on this base."""
+    kl_in: Literal["reward", "loss"] = "reward"
+    """Where the KL penalty acts: in the reward token by token (estimator k1), or in the loss
+    (estimator k2, whose gradient is right only for the policy that sampled, and leaves out the KL
+    of later tokens)."""
+    kl_coef: float = 0.05
+    """Weight of the KL to the reference; the starting weight where kl_target is given."""
+    kl_target: float | None = None
+    """Adapt kl_coef towards this KL, nats per completion."""
+    kl_horizon: int = 10000
+    """Completions over which kl_coef adapts."""
+    kl_budget: float | None = None
+    """Stop when the KL to the reference exceeds this: nats per completion, mean of the last 3
+    updates."""
+
+    ptx_file: str | None = None
+    """Demonstrations whose log-likelihood is trained along with the policy."""
+    ptx_coef: float = 0.0
+    """Weight of their loss, nats per token."""
+    ptx_batch_size: int = 16
+    """Demonstrations per optimiser step, over all devices."""
+
+    forward: Literal["auto", "transformers"] = "auto"
+    """Which code runs the base: auto takes a faster pass over the same weights where there is one
+    (Llama, Mistral, Qwen2, Qwen3); transformers always takes the model's own."""
     save_steps: int = 50
     """Write a checkpoint every so many updates (one is always written at the end)."""
     resume: bool = False
@@ -211,25 +283,78 @@ class PPOConfig(StageConfig):
         StageConfig.__post_init__(self)
         _no_dropout(self.adapter)
         _require(
-            (self.reward_model is None) != (self.reward_function is None),
+            bool(self.reward_model) or bool(self.reward_function),
             "reward_model",
             self.reward_model,
-            "give either reward_model or reward_function",
+            "give reward_model or reward_function, or both",
         )
+        self._check_rewards()
         for name in _POSITIVE_PPO_FIELDS:
-            _positive(name, getattr(self, name))
-        for name in ("kl_coef", "missing_eos_penalty", "value_warmup_steps"):
+            if getattr(self, name) is not None:
+                _positive(name, getattr(self, name))
+        for name in _NOT_NEGATIVE_PPO_FIELDS:
             _at_least_zero(name, getattr(self, name))
-        for name in ("gamma", "lam"):
-            _require(0 <= getattr(self, name) <= 1, name, getattr(self, name), "0 to 1")
+        for name in ("gamma", "lam", "lam_value"):
+            value = getattr(self, name)
+            _require(value is None or 0 <= value <= 1, name, value, "0 to 1")
+        for name in ("num_mini_batches", "num_generations"):
+            _require(
+                self.rollout_batch_size % getattr(self, name) == 0,
+                name,
+                getattr(self, name),
+                f"must divide rollout_batch_size {self.rollout_batch_size}",
+            )
+        self._check_pairs()
+
+    def _check_rewards(self) -> None:
+        """Refuse weights that don't match the rewards."""
+        count = len(as_tuple(self.reward_model)) + len(as_tuple(self.reward_function))
+        weights = as_tuple(self.reward_weights)
         _require(
-            self.rollout_batch_size % self.num_mini_batches == 0,
-            "num_mini_batches",
-            self.num_mini_batches,
-            f"must divide rollout_batch_size {self.rollout_batch_size}",
+            not weights or len(weights) == count,
+            "reward_weights",
+            self.reward_weights,
+            f"give {count}, one for each reward",
         )
-        if self.kl_budget is not None:
-            _positive("kl_budget", self.kl_budget)
+        _require(
+            self.reward_ensemble == "none" or not weights,
+            "reward_weights",
+            self.reward_weights,
+            "an ensemble is one reward; leave reward_weights out or set reward_ensemble none",
+        )
+        _require(
+            self.reward_ensemble == "none" or len(as_tuple(self.reward_model)) > 1,
+            "reward_ensemble",
+            self.reward_ensemble,
+            "needs two reward models or more",
+        )
+
+    def _check_pairs(self) -> None:
+        """Refuse settings that contradict each other."""
+        _require(
+            self.dual_clip is None or self.dual_clip > 1,
+            "dual_clip",
+            self.dual_clip,
+            "must be more than 1",
+        )
+        _require(
+            self.advantage != "rloo" or self.num_generations > 1,
+            "num_generations",
+            self.num_generations,
+            "rloo compares the completions of a prompt: give 2 or more",
+        )
+        _require(
+            self.advantage != "rloo" or self.value_warmup_steps == 0,
+            "value_warmup_steps",
+            self.value_warmup_steps,
+            "rloo has no value model that could warm up",
+        )
+        _require(
+            (self.ptx_file is not None) == (self.ptx_coef > 0),
+            "ptx_coef",
+            self.ptx_coef,
+            "ptx_file and a ptx_coef above 0 go together",
+        )
 
 
 _POSITIVE_PPO_FIELDS = (
@@ -245,6 +370,24 @@ _POSITIVE_PPO_FIELDS = (
     "cliprange_value",
     "score_clip",
     "save_steps",
+    "num_generations",
+    "per_device_generation_batch_size",
+    "ptx_batch_size",
+    "kl_horizon",
+    "cliprange_high",
+    "importance_sampling_cap",
+    "target_kl",
+    "kl_target",
+    "kl_budget",
+)
+_NOT_NEGATIVE_PPO_FIELDS = (
+    "kl_coef",
+    "missing_eos_penalty",
+    "length_penalty",
+    "value_warmup_steps",
+    "vf_coef",
+    "reward_ensemble_coef",
+    "ptx_coef",
 )
 
 
@@ -366,6 +509,19 @@ class DemoConfig:
 
     def __post_init__(self) -> None:
         _at_least_zero("seed", self.seed)
+
+
+def as_tuple(value: T | tuple[T, ...] | None) -> tuple[T, ...]:
+    """Give what a field holds as a tuple: nothing, one or several."""
+    if value is None:
+        return ()
+    return value if isinstance(value, tuple) else (value,)
+
+
+def split_name(text: str) -> tuple[str | None, str]:
+    """Split ``name=path`` as the reward fields take it; the name is None where there is none."""
+    match = re.fullmatch(r"([A-Za-z_][\w.-]*)=(.+)", text)
+    return (None, text) if match is None else (match[1], match[2])
 
 
 def _require(holds: bool, name: str, value: object, expected: str) -> None:

@@ -36,6 +36,7 @@ Config = TypeVar("Config")
 _WIDTH = 96
 _LISTED = 4
 _NULL = ("none", "null")
+_LISTS = {str: "a list of text", float: "a list of numbers", int: "a list of whole numbers"}
 _SWITCHES = ("config", "print_config", "help")
 
 
@@ -57,13 +58,24 @@ class Option:
 
     @property
     def base_type(self) -> Any:
-        """The type without ``| None``."""
-        return _without_none(self.type)
+        """The type of one value: without ``| None`` and ``| tuple[..., ...]``."""
+        kinds = [kind for kind in _alternatives(self.type) if get_origin(kind) is not tuple]
+        return next((kind for kind in kinds if kind is not type(None)), self.type)
 
     @property
     def nullable(self) -> bool:
         """Whether null is a value of its own."""
-        return self.base_type is not self.type
+        return type(None) in _alternatives(self.type)
+
+    @property
+    def several(self) -> bool:
+        """Whether several values can be given."""
+        return any(get_origin(kind) is tuple for kind in _alternatives(self.type))
+
+    @property
+    def item(self) -> Option:
+        """The same setting as one of several values sees it."""
+        return dataclasses.replace(self, type=self.base_type)
 
     @property
     def expected(self) -> str:
@@ -71,7 +83,12 @@ class Option:
         if self.choices:
             return f"one of {', '.join(map(str, self.choices))}"
         names = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
-        return names[self.base_type] + (" or null" if self.nullable else "")
+        kinds = [names[self.base_type]]
+        if self.several:
+            kinds.append(_LISTS[self.base_type])
+        if self.nullable:
+            kinds.append("null")
+        return " or ".join(filter(None, (", ".join(kinds[:-1]), kinds[-1])))
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -96,7 +113,7 @@ def parse(
 
     Args:
         config_class: Frozen dataclass with text, numbers, booleans, literals, each perhaps
-            optional, and groups (dataclasses) of the same.
+            optional or several (``str | tuple[str, ...]``), and groups (dataclasses) of the same.
         argv: Arguments without the program's name.
         prog: Name of the program or command, for messages.
         description: Heads the help; default: the class docstring.
@@ -111,7 +128,7 @@ def parse(
     if flags.get("config") is not None:
         given |= read_yaml(flags["config"], config_class)
     given |= {
-        name: Given(_from_text(options[name], text, f"--{name}"), f"--{name}")
+        name: Given(_from_flag(options[name], text, f"--{name}"), f"--{name}")
         for name, text in flags.items()
         if name in options
     }
@@ -235,24 +252,32 @@ def _argument(option: Option) -> dict[str, Any]:
     if option.base_type is bool:
         return settings | {"nargs": "?", "const": "true", "metavar": "true|false"}
     names = {int: "INT", float: "NUMBER", str: "TEXT"}
-    return settings | {
-        "metavar": "|".join(map(str, option.choices)) or names.get(option.base_type, "VALUE")
-    }
+    metavar = "|".join(map(str, option.choices)) or names.get(option.base_type, "VALUE")
+    if option.several:  # ``_normalise`` repeats the flag before each value
+        return settings | {"metavar": f"{metavar} ...", "action": "append"}
+    return settings | {"metavar": metavar}
 
 
 def _normalise(argv: Sequence[str], options: Mapping[str, Option], prog: str) -> list[str]:
     """Write flags as the fields are named, and refuse those that name no field.
 
-    A negative number after a flag is joined to it, since argparse takes ``-1e-5`` for a flag.
+    A negative number after a flag is joined to it, since argparse takes ``-1e-5`` for a flag; the
+    second and later values of a flag that takes several get a flag of their own.
     """
     known = (*options, *_SWITCHES)
     normal: list[str] = []
+    name = ""
     for token in argv:
-        if re.fullmatch(r"-[.\d]\S*", token) and normal and normal[-1].startswith("--"):
-            normal[-1] += f"={token}"
-            continue
         if not token.startswith("--") or token == "--":
-            normal.append(token)
+            number = re.fullmatch(r"-[.\d]\S*", token) is not None
+            wants_value = bool(normal) and normal[-1] == f"--{name}"
+            more = name in options and options[name].several and not wants_value
+            if wants_value and number:
+                normal[-1] += f"={token}"
+            elif more and (number or not token.startswith("-")):
+                normal.append(f"--{name}={token}")
+            else:
+                normal.append(token)
             continue
         typed, equals, value = token.partition("=")
         name = typed[2:].replace("-", "_")
@@ -264,8 +289,16 @@ def _normalise(argv: Sequence[str], options: Mapping[str, Option], prog: str) ->
     return normal
 
 
+def _from_flag(option: Option, given: str | list[str], place: str) -> Any:
+    """Turn what stands after a flag into a value: one, or a tuple of several."""
+    texts = [given] if isinstance(given, str) else given
+    if len(texts) == 1:
+        return _from_text(option, texts[0], place)
+    return tuple(_from_text(option.item, text, place) for text in texts)
+
+
 def _from_text(option: Option, text: str, place: str) -> Any:
-    """Turn the text after a flag into a value of the option's type."""
+    """Turn one text into a value of the option's type."""
     if option.nullable and text.lower() in _NULL:
         return None
     if option.base_type is str:
@@ -377,6 +410,11 @@ def _settings(
 
 
 def _from_node(option: Option, node: yaml.Node, place: str, loader: _Loader) -> Any:
+    if option.several and isinstance(node, yaml.SequenceNode):
+        if not node.value:
+            raise ConfigError(f"{place}: [] is not allowed; give {option.expected}")
+        values = [_from_node(option.item, item, place, loader) for item in node.value]
+        return values[0] if len(values) == 1 else tuple(values)
     value = loader.construct_object(node, deep=True)
     plain = isinstance(node, yaml.ScalarNode) and value is not None
     if plain and (option.base_type is str or option.choices):
@@ -418,7 +456,7 @@ def _comment(text: str, indent: str) -> list[str]:
 
 
 def _scalar(value: Any) -> str:
-    text: str = yaml.safe_dump(value, width=10**6, allow_unicode=True)
+    text: str = yaml.safe_dump(value, width=10**6, allow_unicode=True, default_flow_style=True)
     return text.removesuffix("\n").removesuffix("\n...")
 
 
@@ -490,16 +528,21 @@ def _placed(message: str, given: Mapping[str, Given], prefix: str) -> str:
 # -- small things ---------------------------------------------------------------------------------
 
 
+def _alternatives(hint: Any) -> tuple[Any, ...]:
+    """The types of a union; of anything else, itself."""
+    return get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+
+
 def _without_none(hint: Any) -> Any:
-    if get_origin(hint) in (Union, types.UnionType):
-        rest = [item for item in get_args(hint) if item is not type(None)]
-        return rest[0] if len(rest) == 1 else hint
-    return hint
+    rest = [item for item in _alternatives(hint) if item is not type(None)]
+    return rest[0] if len(rest) == 1 else hint
 
 
 def _shown(value: Any) -> str:
     if value is None:
         return "none"
+    if isinstance(value, tuple):
+        return " ".join(map(_shown, value))
     return str(value).lower() if isinstance(value, bool) else f"{value}"
 
 

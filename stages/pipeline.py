@@ -19,7 +19,15 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from rlhf.cli import COMMANDS, execute, guard
-from rlhf.config import EvaluationConfig, PPOConfig, RewardConfig, SampleConfig, SFTConfig
+from rlhf.config import (
+    EvaluationConfig,
+    PPOConfig,
+    RewardConfig,
+    SampleConfig,
+    SFTConfig,
+    as_tuple,
+    split_name,
+)
 from rlhf.data.rankings import is_store
 from rlhf.errors import CheckpointError, ConfigError
 from rlhf.options import parse
@@ -52,9 +60,9 @@ class PipelineConfig:
         _same(
             "evaluation.ppo_model", self.evaluation.ppo_model, "ppo.output_dir", self.ppo.output_dir
         )
-        if self.ppo.reward_model is not None:
-            reward = self.reward.output_dir
-            _same("ppo.reward_model", self.ppo.reward_model, "reward.output_dir", reward)
+        rewards = [split_name(text)[1] for text in as_tuple(self.ppo.reward_model)]
+        if rewards and self.reward.output_dir not in rewards:
+            _same("ppo.reward_model", rewards[0], "reward.output_dir", self.reward.output_dir)
         if self.sample is not None:
             _same("reward.rankings", self.reward.rankings, "sample.store", self.sample.store)
 

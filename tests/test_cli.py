@@ -6,6 +6,7 @@ must hold (the place and the remedy). The files they name are made by ``user_fil
 
 import io
 import json
+import math
 import shlex
 import shutil
 import subprocess
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
+from rich.text import Text
 from transformers.utils import logging
 
 from rlhf import cli
@@ -43,7 +45,7 @@ MISTAKES: list[tuple[list[str], list[str]]] = [
     (["frobnicate"], ["unknown command 'frobnicate'", "'rlhf' alone lists them"]),
     (["sft"], ["missing: --model_name_or_path, --output_dir, --train_file", "rlhf sft --help"]),
     ([*PPO, "--kl_ceof", "1"], ["--kl_ceof: unknown option", "did you mean --kl_coef?"]),
-    ([*PPO, "--kl"], ["--kl: unknown option", "did you mean --kl_coef?"]),
+    ([*PPO, "--kl_hor"], ["--kl_hor: unknown option", "did you mean --kl_horizon?"]),
     ([*SFT, "--train_file"], ["--train_file: expected one argument"]),
     ([*SFT, "demos.jsonl"], ["unrecognized arguments: demos.jsonl"]),
     ([*SFT, *DEMOS, "--seed", "x"], ["--seed: 'x' is not a whole number"]),
@@ -55,7 +57,19 @@ MISTAKES: list[tuple[list[str], list[str]]] = [
         [*REWARD, "--rankings", "rankings.jsonl", "--adapter.lora_dropout", "0.1"],
         ["--adapter.lora_dropout: 0.1 is not allowed", "must be 0 here"],
     ),
-    ([*PPO, "--train_file", "p.jsonl"], ["give either reward_model or reward_function"]),
+    ([*PPO, *DEMOS], ["give reward_model or reward_function, or both"]),
+    (
+        [*PPO, *DEMOS, "--reward_model", "runs/a", "runs/b", "--reward_weights", "1"],
+        ["--reward_weights: 1.0 is not allowed", "give 2, one for each reward"],
+    ),
+    (
+        [*PPO, *DEMOS, "--reward_model", "runs/a", "runs/b", "--reward_weights", "1", "half"],
+        ["--reward_weights: 'half' is not a number"],
+    ),
+    (
+        [*PPO, *DEMOS, "--reward_model", "runs/a", "--reward_ensemble", "min"],
+        ["--reward_ensemble: 'min' is not allowed", "needs two reward models or more"],
+    ),
     ([*SAMPLE, "--prompts", "p", "--num_candidates", "1"], ["--num_candidates: 1", "2 to 9"]),
     ([*GENERATE, "--prompt", "a", "--prompts", "b"], ["give either prompt or prompts, not both"]),
     # config files
@@ -63,6 +77,14 @@ MISTAKES: list[tuple[list[str], list[str]]] = [
     (["sft", "--config", "typo.yaml"], ["typo.yaml:2: unknown key 'sed'", "did you mean 'seed'?"]),
     (["sft", "--config", "twice.yaml"], ["twice.yaml:2: seed: is given twice", "keep one"]),
     (["sft", "--config", "type.yaml"], ["type.yaml:1: seed: 1.5 is not a whole number"]),
+    (
+        ["ppo", "--config", "list.yaml"],
+        ["list.yaml:1: reward_model: {'a': 'b'} is not text, a list of text or null"],
+    ),
+    (
+        [*SFT, *DEMOS, "--report_to", "tensorbord"],
+        ["report_to: 'tensorbord' is not a tracker", "did you mean 'tensorboard'?", "known: aim"],
+    ),
     # data
     ([*SFT, "--train_file", "none.jsonl"], ["none.jsonl: no such file"]),
     ([*SFT, "--train_file", "demos.txt"], ["demos.txt: can't read files named '.txt'", ".jsonl"]),
@@ -85,11 +107,35 @@ MISTAKES: list[tuple[list[str], list[str]]] = [
     ),
     (
         [*PPO, *DEMOS, "--reward_model", "runs/none"],
-        ["runs/none"],
+        ["reward_model: 'runs/none' is no folder here", "check the path"],
+    ),
+    (
+        [*PPO, *DEMOS, "--reward_model", "runs/done"],
+        ["reward_model: runs/done: holds the demo stage", "give a run folder of reward"],
+    ),
+    (
+        [*PPO, *DEMOS, "--reward_model", "runs"],
+        ["reward_model: runs holds neither a run", "a finished run folder of the reward stage"],
+    ),
+    (
+        [*PPO, *DEMOS, "--reward_model", BASE],
+        ["is LlamaForCausalLM, which gives no score", "a finished run folder of the reward stage"],
+    ),
+    (
+        [*PPO, *DEMOS, "--reward_model", "a=runs/done", "a=runs/none"],
+        ["reward_model: the name 'a' is taken", "give another"],
+    ),
+    (
+        [*PPO, *DEMOS, "--reward_model", "runs/none", "hub/none", "--reward_ensemble", "mean"],
+        ["reward_ensemble: needs two run folders of the reward stage or more, not 0"],
     ),
     (
         [*PPO, *DEMOS, "--reward_function", "none.py:f"],
-        ["none.py"],
+        ["reward_function: no file none.py"],
+    ),
+    (
+        [*PPO, *DEMOS, "--reward_function", "none.py"],
+        ["reward_function: 'none.py' is not file.py:name or package.module:name"],
     ),
     ([*SFT[:-1], "runs/done", *DEMOS], ["runs/done: holds a run of the"]),
     ([*SFT[:-1], ".", *DEMOS], ["but no run", "new or empty output_dir"]),
@@ -122,6 +168,7 @@ def user_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "typo.yaml").write_text("# a comment\nsed: 1\n")
     (folder / "twice.yaml").write_text("seed: 1\nseed: 2\n")
     (folder / "type.yaml").write_text("seed: 1.5\n")
+    (folder / "list.yaml").write_text("reward_model: {a: b}\n")
     RankingStore.open(str(folder / "empty.sqlite")).close()
     with RunFolder(folder / "runs" / "done", "demo", DemoConfig()):
         pass
@@ -273,7 +320,7 @@ def test_progress_in_a_file_is_few_plain_lines():
             progress("ppo", step, 100, {"time/rollout_s": 1.0, "score/mean": step / 7})
     lines = out.getvalue().splitlines()
     assert [line.split()[:2] for line in lines] == [["ppo", "1/100"], ["ppo", "100/100"]]
-    assert lines[-1].endswith("score 14.3")
+    assert lines[-1].endswith("score 14")
 
 
 def test_progress_in_a_terminal_is_one_live_line_a_stage():
@@ -286,5 +333,36 @@ def test_progress_in_a_terminal_is_one_live_line_a_stage():
 
 
 def test_key_figures_are_the_known_ones_or_the_first():
-    assert key_figures({"a/b": 1.0, "kl/reference": 2.0, "score/mean": 3.0}) == "score 3  kl 2"
-    assert key_figures({"tasks": 4.0}) == "tasks 4"
+    assert key_figures({"a/b": 1.0, "kl/reference": 2.0, "score/mean": 3.0}) == ["score 3", "kl 2"]
+    assert key_figures({"tasks": 4.0}) == ["tasks 4"]
+
+
+PPO_ROW = {
+    "time/update_s": 2.13,
+    "value/explained_variance": 0.553,
+    "policy/clip_fraction": 0.0412,
+    "policy/entropy": 0.904,
+    "kl/reference": 1.823,
+    "completion/length": 123.4,
+    "kl/coef": 0.05,
+    "score/mean": -0.4118,
+}
+
+
+@pytest.mark.parametrize(
+    ("width", "last"), [(125, "2.1 s"), (105, "2.1 s"), (80, "entropy 0.9"), (60, "length 123")]
+)
+def test_a_ppo_line_shows_whole_figures_and_the_most_important_first(width: int, last: str):
+    out = io.StringIO()
+    with Progress(Console(file=out, force_terminal=True, width=width)) as progress:
+        progress("ppo", 120, 200, PPO_ROW)
+    plain = Text.from_ansi(out.getvalue()).plain
+    line = next(row for row in plain.splitlines() if "120/200" in row)
+    whole = "score -0.41  kl 1.8  length 123  entropy 0.9  clip 0.041  ev 0.55  2.1 s"
+    assert line.rstrip().endswith(whole[: whole.index(last) + len(last)])
+    assert len(line.rstrip()) <= width
+
+
+def test_key_figures_that_are_large_or_not_finite_are_told():
+    row = {"score/mean": 123456.0, "kl/reference": math.nan, "completion/length": 0.001}
+    assert key_figures(row) == ["score 123456", "kl nan", "length 0.001"]

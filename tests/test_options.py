@@ -1,12 +1,13 @@
 """Flags and YAML files into configs: what is taken, what is refused and how it is told."""
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
 
 import pytest
+import yaml
 
-from rlhf.config import AdapterConfig, PPOConfig, SFTConfig
+from rlhf.config import AdapterConfig, Numbers, PPOConfig, SFTConfig, Texts
 from rlhf.errors import ConfigError
 from rlhf.options import field_docs, list_options, parse
 
@@ -45,8 +46,28 @@ class Outer:
     """The group."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Several:
+    """Settings that take one value or several."""
+
+    paths: Texts | None = None
+    """Where."""
+    weights: Numbers | None = None
+    """How much."""
+    trackers: Texts = "none"
+    """Who is told."""
+    scales: tuple[float, ...] | float = (1.0, 2.0)
+    """How large."""
+    rate: float = 0.1
+    """How fast."""
+
+
 def outer(*argv: str) -> Outer:
     return parse(Outer, argv, prog="tool")
+
+
+def several(*argv: str) -> Several:
+    return parse(Several, argv, prog="tool")
 
 
 def sft(*argv: str) -> SFTConfig:
@@ -246,6 +267,129 @@ def printed_help(capsys: pytest.CaptureFixture[str]) -> str:
     with pytest.raises(SystemExit):
         outer("--help")
     return capsys.readouterr().out
+
+
+# -- one value or several -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("argv", "expected"),
+    [
+        (["--paths", "a"], Several(paths="a")),
+        (["--paths", "a", "b c"], Several(paths=("a", "b c"))),
+        (["--paths=a", "b"], Several(paths=("a", "b"))),
+        (["--paths", "a", "--paths", "b"], Several(paths=("a", "b"))),
+        (["--paths", "a", "b", "--rate", "2"], Several(paths=("a", "b"), rate=2)),
+        (["--paths", "none"], Several()),
+        (["--weights", "none"], Several()),
+        (["--paths", "a", "none"], Several(paths=("a", "none"))),  # a folder of that name
+        (["--trackers", "none"], Several(trackers="none")),
+        (["--weights", "1"], Several(weights=1.0)),
+        (["--weights", "-1e-5", "2", "-.5"], Several(weights=(-1e-5, 2.0, -0.5))),
+        (["--scales", "3", "4", "5"], Several(scales=(3.0, 4.0, 5.0))),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_flag_takes_several_values_where_the_field_does(argv: list[str], expected: Several):
+    found = several(*argv)
+    assert found == expected
+    assert type(found.paths) is type(expected.paths)
+    assert type(found.weights) is type(expected.weights)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("paths: a\n", Several(paths="a")),
+        ("paths: [a, b c]\n", Several(paths=("a", "b c"))),
+        ("paths:\n- a\n- b\n", Several(paths=("a", "b"))),
+        ("paths: [a]\n", Several(paths="a")),
+        ("paths: [1e5, no, 007]\n", Several(paths=("1e5", "no", "007"))),
+        ("paths:\n", Several()),
+        ("weights: 2\n", Several(weights=2.0)),
+        ("weights: [1, 1e-5, -.5]\n", Several(weights=(1.0, 1e-5, -0.5))),
+    ],
+)
+def test_a_file_gives_one_value_or_a_list(tmp_path: Path, text: str, expected: Several):
+    found = several("--config", yaml_file(tmp_path, text))
+    assert found == expected
+    assert not isinstance(found.paths, list)
+    if isinstance(found.weights, tuple):
+        assert {type(weight) for weight in found.weights} == {float}
+
+
+def test_a_flag_replaces_the_files_list(tmp_path: Path):
+    file = yaml_file(tmp_path, "paths: [a, b]\nweights: [1, 2]\n")
+    assert several("--config", file, "--paths", "c", "--weights", "none") == Several(paths="c")
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["--paths"], "--paths: expected one argument"),
+        (["--paths", "--rate", "1"], "--paths: expected one argument"),
+        (["--weights", "x"], "--weights: 'x' is not a number, a list of numbers or null"),
+        (["--weights", "1", "x"], "--weights: 'x' is not a number"),
+        (["--weights", "1", "none"], "--weights: 'none' is not a number"),
+        (["--weights", "1", "nan"], "--weights: nan is not allowed; give a finite number"),
+        (["--rate", "1", "2"], "unrecognized arguments: 2"),
+        (["--paths", "a", "--rate", "1", "b"], "unrecognized arguments: b"),
+        (["--paths", "a", "-x"], "unrecognized arguments: -x"),
+    ],
+)
+def test_mistakes_in_several_values_are_named(argv: list[str], message: str):
+    with pytest.raises(ConfigError) as caught:
+        several(*argv)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("rate: 1\npaths: []\n", ":2: paths: [] is not allowed; give text, a list of text or null"),
+        ("paths: {a: b}\n", ":1: paths: {'a': 'b'} is not text, a list of text or null"),
+        ("paths: [a, [b]]\n", ":1: paths: ['b'] is not text"),
+        ("paths: [a, ~]\n", ":1: paths: null is not text"),
+        ("trackers:\n", ":1: trackers: null is not text or a list of text"),
+        ("weights: [1, x]\n", ":1: weights: 'x' is not a number"),
+        ("weights: [1, '2']\n", ":1: weights: '2' is not a number"),
+        ("weights: [1, true]\n", ":1: weights: True is not a number"),
+        ("weights: [1, .inf]\n", ":1: weights: inf is not allowed"),
+        ("weights: a b\n", ":1: weights: 'a b' is not a number, a list of numbers or null"),
+        ("rate: [1, 2]\n", ":1: rate: [1, 2] is not a number"),
+    ],
+)
+def test_mistakes_in_lists_are_named_with_their_line(tmp_path: Path, text: str, message: str):
+    file = yaml_file(tmp_path, text)
+    with pytest.raises(ConfigError) as caught:
+        several("--config", file)
+    assert f"{file}{message}" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_several_values_are_printed_and_read_back(tmp_path: Path, capsys):
+    argv = ["--paths", "a, b", "no", "1e5", "x: y", "--weights", "1e-7", "2"]
+    text = printed(capsys, Several, *argv)
+    assert "scales: [1.0, 2.0]\n" in text
+    assert several("--config", yaml_file(tmp_path, text)) == several(*argv)
+    assert several("--config", yaml_file(tmp_path, printed(capsys, Several))) == Several()
+
+
+def test_a_runs_own_config_file_reads_back(tmp_path: Path):
+    config = several("--paths", "a", "b", "--weights", "1e-7", "2")
+    text = yaml.safe_dump(asdict(config), sort_keys=False)  # as rlhf.runs writes it
+    assert several("--config", yaml_file(tmp_path, text)) == config
+
+
+def test_help_shows_where_several_values_are_taken(capsys):
+    with pytest.raises(SystemExit):
+        several("--help")
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "--paths TEXT ... Where. (default: none)" in shown
+    assert "--weights NUMBER ... How much. (default: none)" in shown
+    assert "--scales NUMBER ... How large. (default: 1.0 2.0)" in shown
+    assert "--rate NUMBER How fast." in shown
 
 
 def test_field_docs_are_inherited_and_overridden():
