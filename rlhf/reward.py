@@ -241,27 +241,36 @@ class RewardStage:
 
 
 class RewardModel:
-    """The reward role with its score head and text format."""
+    """A reward role with its score head and text format."""
 
-    def __init__(self, roles: Roles, chat: ChatFormat, head: ScalarHead | None = None) -> None:
+    def __init__(
+        self,
+        roles: Roles,
+        chat: ChatFormat,
+        head: ScalarHead | None = None,
+        role: str = "reward",
+    ) -> None:
         self.roles = roles
         self.chat = chat
+        self.role = role
         self.head = head or ScalarHead(roles.base.hidden_size).to(roles.base.device)
         self.head.bias.requires_grad_(False)  # transformers' score heads have none
 
     @classmethod
-    def load(cls, run_folder: Path, roles: Roles, chat: ChatFormat) -> RewardModel:
-        """Add a trained reward adapter to a base, refusing one of another base."""
+    def load(
+        cls, run_folder: Path, roles: Roles, chat: ChatFormat, role: str = "reward"
+    ) -> RewardModel:
+        """Add a trained reward adapter to a base under a role, refusing one of another base."""
         adapter = run_folder / ADAPTER_FOLDER
         check_base(adapter, roles.base)
-        roles.add("reward", adapter, trainable=False)
+        roles.add(role, adapter, trainable=False)
         head = ScalarHead(roles.base.hidden_size)
         head.load(adapter / HEAD_FILE)
-        return cls(roles, chat, head.to(roles.base.device).requires_grad_(False))
+        return cls(roles, chat, head.to(roles.base.device).requires_grad_(False), role)
 
     def trainable(self) -> dict[str, torch.nn.Parameter]:
         """Adapter parameters and the head's weight, by name."""
-        return self.roles.parameters("reward") | {"score_head.weight": self.head.weight}
+        return self.roles.parameters(self.role) | {"score_head.weight": self.head.weight}
 
     def encode(self, ranking: Ranking) -> EncodedRanking:
         """Tokenise a ranking."""
@@ -299,7 +308,7 @@ class RewardModel:
         size = max(len(item.completions) for item in batch)
         ranks = torch.tensor([item.ranks + [0] * (size - len(item.ranks)) for item in batch])
         ranks = ranks.to(figures.device)
-        with self.roles.use("reward"):
+        with self.roles.use(self.role):
             flat = completion_scores(self.roles, self._collate(rows), self.head)
             counts = [len(item.completions) for item in batch]
             scores = torch.nn.utils.rnn.pad_sequence(
@@ -323,7 +332,7 @@ class RewardModel:
         """
         order = sorted(range(len(rows)), key=lambda row: len(rows[row][0]) + len(rows[row][1]))
         scores = torch.zeros(len(rows))
-        with self.roles.use("reward"):
+        with self.roles.use(self.role):
             for start in range(0, len(order), _SCORING_BATCH):
                 chunk = order[start : start + _SCORING_BATCH]
                 batch = self._collate([rows[row] for row in chunk])
