@@ -105,6 +105,14 @@ def load_adapter_state(model: Any, name: str, state: Mapping[str, Tensor], *, wh
     set_peft_model_state_dict(model, dict(state), adapter_name=name)
 
 
+def negate(model: Any, name: str) -> None:
+    """Turn the sign of an adapter's update, in place."""
+    with torch.no_grad():
+        for key, parameter in model.named_parameters():
+            if f".lora_B.{name}." in key:
+                parameter.neg_()
+
+
 def read_delta(folder: Path) -> LoraDelta:
     """Read a saved plain LoRA adapter as per-module factors."""
     config = read_lora_config(folder)

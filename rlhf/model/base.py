@@ -196,7 +196,7 @@ def check_base(adapter: Path, base: FrozenBase) -> None:
         raise CheckpointError(
             f"{adapter}: trained on another base ({link['base_path']}, sha256 "
             f"{link['base_fingerprint'][:12]}) than {base.path} ({base.fingerprint[:12]}); "
-            "train it on this base, or name the base it belongs to"
+            "train it on this base, or name the base it belongs to [wrong_base]"
         )
     if link["tokenizer_fingerprint"] != fingerprint_tokenizer(base.path):
         raise CheckpointError(

@@ -8,25 +8,40 @@ batch, on any number of processes.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
-from transformers import DynamicCache
 
 from rlhf.data.chat import ChatFormat
 from rlhf.data.collation import collate
 from rlhf.errors import ConfigError
+from rlhf.model.precision import float32_products
 from rlhf.model.roles import Roles
 
 NoiseKey = tuple[int, ...]
 """What a row's noise depends on: (seed, purpose, update, row)."""
+
+_BLOCK = 256
+"""Tokens that are summed before the cumulative sum."""
 
 
 def uniform_noise(keys: Sequence[NoiseKey], size: int) -> Tensor:
     """Uniform numbers in [0, 1), float64 (B, size); a row depends on its key alone."""
     rows = [np.random.Generator(np.random.Philox(np.random.SeedSequence(key))) for key in keys]
     return torch.from_numpy(np.stack([row.random(size) for row in rows]))
+
+
+@dataclass(frozen=True, slots=True)
+class Sampled:
+    """Completions of several prompts; axis order: rows, tokens."""
+
+    ids: list[list[int]]
+    """Token ids; the stop token, where one was sampled, is the last."""
+    logprobs: list[list[float]]
+    """Of each token under the distribution that it was drawn from, nats."""
 
 
 def sample_completions(
@@ -37,7 +52,7 @@ def sample_completions(
     max_new_tokens: int,
     temperature: float,
     keys: Sequence[NoiseKey] | None,
-) -> list[list[int]]:
+) -> Sampled:
     """Sample one completion per prompt with the role in scope.
 
     Args:
@@ -48,47 +63,33 @@ def sample_completions(
         temperature: Divides the logits.
         keys: Noise key of each row, or None for greedy decoding.
 
-    Returns:
-        Token ids per row; the stop token, where one was sampled, is the last.
-
     Raises:
         ConfigError: If prompt and completion could outgrow the model's positions.
     """
     require_room(roles, max(map(len, prompts)), max_new_tokens)
-    noise = None if keys is None else uniform_noise(keys, max_new_tokens)
-    batch = collate(prompts, [[] for _ in prompts], pad_id=chat.pad_id, device=roles.base.device)
-    completions: list[list[int]] = [[] for _ in prompts]
-    rows = torch.arange(len(prompts), device=roles.base.device)
-    mask = batch.attention_mask
-    cache = DynamicCache(config=roles.causal_lm.config)
-    input_ids, position_ids = batch.input_ids, batch.position_ids
-    stops = torch.tensor(sorted(chat.stop_ids), device=rows.device)
-    with torch.no_grad():
+    device = roles.base.device
+    noise = None if keys is None else uniform_noise(keys, max_new_tokens).to(device)
+    batch = collate(prompts, [[] for _ in prompts], pad_id=chat.pad_id, device=device)
+    sampled = Sampled([[] for _ in prompts], [[] for _ in prompts])
+    rows = list(range(len(prompts)))
+    with torch.no_grad(), float32_products(large=False):
+        logits, decoder = roles.forward.prefill(batch, max_new_tokens)
         for step in range(max_new_tokens):
-            output = roles.causal_lm(
-                input_ids=input_ids,
-                attention_mask=mask,
-                position_ids=position_ids,
-                past_key_values=cache,
-                logits_to_keep=1,
-                use_cache=True,
-            )
-            uniform = None if noise is None else noise[rows.cpu(), step].to(rows.device)
-            tokens = pick_tokens(output.logits[:, -1], uniform, temperature=temperature)
-            for row, token in zip(rows.tolist(), tokens.tolist(), strict=True):
-                completions[row].append(token)
-            alive = ~torch.isin(tokens, stops)
-            if not alive.any():
+            uniform = None if noise is None else noise[rows, step]
+            tokens, logprobs = pick_tokens(logits, uniform, temperature=temperature)
+            drawn = tokens.tolist()
+            for row, token, logprob in zip(rows, drawn, logprobs.tolist(), strict=True):
+                sampled.ids[row].append(token)
+                sampled.logprobs[row].append(logprob)
+            alive = [at for at, token in enumerate(drawn) if token not in chat.stop_ids]
+            if not alive or step == max_new_tokens - 1:
                 break
-            position_ids = position_ids[:, -1:] + 1
-            mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=-1)
-            input_ids = tokens[:, None]
-            if not alive.all():  # finished rows cost nothing further
-                keep = alive.nonzero().squeeze(-1)
-                cache.reorder_cache(keep)
-                rows, mask = rows[keep], mask[keep]
-                input_ids, position_ids = input_ids[keep], position_ids[keep]
-    return completions
+            if len(alive) < len(rows):  # finished rows cost nothing further
+                kept = torch.tensor(alive, device=device)
+                decoder.keep(kept)
+                tokens, rows = tokens[kept], [rows[at] for at in alive]
+            logits = decoder.advance(tokens)
+    return sampled
 
 
 def positions(roles: Roles) -> int | None:
@@ -113,8 +114,13 @@ def require_room(roles: Roles, longest: int, max_new_tokens: int) -> None:
         )
 
 
-def pick_tokens(logits: Tensor, uniform: Tensor | None, *, temperature: float) -> Tensor:
+def pick_tokens(
+    logits: Tensor, uniform: Tensor | None, *, temperature: float
+) -> tuple[Tensor, Tensor]:
     """Choose one token per row by inverting the cumulative distribution.
+
+    The sum runs in two steps, over blocks of the vocabulary and then inside one block: a long
+    cumulative sum costs more than the softmax.
 
     Args:
         logits: (B, V), any float dtype.
@@ -122,13 +128,42 @@ def pick_tokens(logits: Tensor, uniform: Tensor | None, *, temperature: float) -
         temperature: Divides the logits.
 
     Returns:
-        Token ids (B,). A token of probability 0 is never chosen.
+        Token ids (B,), none of probability 0, and their log-probabilities, float32 (B,).
     """
+    scaled = logits.float()
+    logprobs = (scaled if temperature == 1.0 else scaled / temperature).log_softmax(dim=-1)
     if uniform is None:
-        return logits.argmax(dim=-1)
-    cumulative = (logits.float() / temperature).softmax(dim=-1).double().cumsum(dim=-1)
-    # The sum may miss 1 by rounding: scale the draw instead of running past the end.
-    draw = uniform[:, None] * cumulative[:, -1:]
-    return (
-        torch.searchsorted(cumulative, draw, right=True).squeeze(-1).clamp(max=logits.shape[-1] - 1)
-    )
+        best = logprobs.max(dim=-1)
+        return best.indices, best.values
+    blocks = _blocks(logprobs.exp())
+    block, rest = _invert(blocks.sum(dim=-1), uniform[:, None])
+    inside = blocks[torch.arange(len(blocks), device=block.device), block[:, 0]]
+    tokens = block * _BLOCK + _invert(inside, rest)[0]
+    return tokens[:, 0], logprobs.gather(-1, tokens)[:, 0]
+
+
+def _blocks(masses: Tensor) -> Tensor:
+    """Cut (B, V) into (B, V / _BLOCK rounded up, _BLOCK), filled up with zeros."""
+    missing = -masses.shape[-1] % _BLOCK
+    whole = F.pad(masses, (0, missing)) if missing else masses
+    return whole.view(len(masses), -1, _BLOCK)
+
+
+def _invert(masses: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
+    """Find where a share ``uniform`` of the total mass is passed.
+
+    Args:
+        masses: (B, n).
+        uniform: In [0, 1], float64 (B, 1).
+
+    Returns:
+        The element, never one of mass 0, and the share of its own mass that was passed, (B, 1)
+        each.
+    """
+    cumulative = masses.cumsum(dim=-1, dtype=torch.float64)
+    total = cumulative[:, -1:]
+    # Below the total, even where the product is rounded up: the last mass is the last choice.
+    draw = torch.minimum(uniform * total, total.nextafter(torch.zeros_like(total)))
+    chosen = torch.searchsorted(cumulative, draw, right=True)
+    left = (cumulative.gather(-1, chosen) - draw) / masses.gather(-1, chosen)
+    return chosen, (1 - left).clamp_(0, 1)

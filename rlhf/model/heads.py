@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from rlhf.checkpoints import load_tensors, save_tensors
+from rlhf.errors import CheckpointError
 
 
 class ScalarHead(nn.Module):
@@ -52,5 +53,10 @@ class ScalarHead(nn.Module):
 
     def load(self, path: Path) -> None:
         """Read what ``save`` wrote; anything missing or extra is an error."""
+        if not path.is_file():
+            raise CheckpointError(
+                f"{path}: the head is missing, and without it an adapter's scores mean nothing; "
+                "restore the whole folder [head_missing]"
+            )
         tensors, _ = load_tensors(path)
         self.load_state_dict(tensors)

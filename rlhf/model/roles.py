@@ -26,7 +26,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from peft import LoraConfig, get_peft_model
@@ -38,14 +38,29 @@ from rlhf.config import AdapterConfig
 from rlhf.errors import ConfigError
 from rlhf.model.adapters import load_adapter, lora_config, read_lora_config
 from rlhf.model.base import FrozenBase, weights_digest
+from rlhf.model.forward import Forward, TransformersForward
+from rlhf.model.llama import LlamaForward
+from rlhf.model.llama_weights import supports
+from rlhf.model.precision import float32_products
 
 
 class Roles:
     """The frozen base with its named adapters."""
 
-    def __init__(self, base: FrozenBase) -> None:
+    def __init__(
+        self, base: FrozenBase, *, forward: Literal["auto", "transformers"] = "auto"
+    ) -> None:
+        """Take over a base.
+
+        Args:
+            base: Loaded and frozen.
+            forward: ``auto`` runs models that ``LlamaForward`` knows through it; ``transformers``
+                runs any model through its own code.
+        """
         self.base = base
         self.causal_lm = base.model
+        self._general = forward == "transformers"
+        self.forward = self._choose_forward()
         self._frozen = list(base.model.named_parameters())
         self._peft: Any = None
         self._layers: list[BaseTunerLayer] = []
@@ -61,6 +76,17 @@ class Roles:
     def backbone(self) -> Any:
         """The base without its output head."""
         return self.causal_lm.base_model
+
+    @property
+    def active(self) -> str | None:
+        """The adapter that acts in the open scope; None for the base alone."""
+        if not self._in_scope:
+            raise RuntimeError("no role's scope is open")
+        return self._scope
+
+    def _choose_forward(self) -> Forward:
+        fast = not self._general and supports(self.causal_lm)
+        return LlamaForward(self.causal_lm) if fast else TransformersForward(self.causal_lm)
 
     def add(
         self, name: str, config: AdapterConfig | Path, *, trainable: bool, seed: int = 0
@@ -98,6 +124,7 @@ class Roles:
             parameter.requires_grad_(parameter in trainable)
         self._peft.eval()
         self._layers = [m for m in self.causal_lm.modules() if isinstance(m, BaseTunerLayer)]
+        self.forward = self._choose_forward()
 
     def _refuse_odd_targets(self) -> None:
         """Only linear maps that share their weight with nothing can be folded exactly."""
@@ -134,7 +161,8 @@ class Roles:
             layer._disable_adapters = name is None
         self._scope, self._in_scope = name, True
         try:
-            yield
+            with float32_products(large=True):
+                yield
         finally:
             for layer, (active, disabled) in zip(self._layers, before, strict=True):
                 layer._active_adapter, layer._disable_adapters = active, disabled

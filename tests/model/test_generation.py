@@ -29,7 +29,7 @@ def sample(setting, prompts=PROMPTS, keys=KEYS, size=12):
     with roles.use("policy"):
         return sample_completions(
             roles, chat, prompts, max_new_tokens=size, temperature=1.0, keys=keys
-        )
+        ).ids
 
 
 def test_greedy_equals_transformers_generate(setting, tiny):
@@ -59,7 +59,7 @@ def test_greedy_is_right_with_learned_positions_and_padding(tmp_path):
             max_new_tokens=8,
             temperature=1.0,
             keys=None,
-        )
+        ).ids
     for prompt, completion in zip(PROMPTS, greedy, strict=True):
         expected = model.generate(
             torch.tensor([prompt]),
@@ -117,5 +117,6 @@ def test_picking_inverts_the_cumulative_distribution():
     logits = torch.where(logits > 0, logits.log(), logits)
     draws = {0.0: 1, 0.249: 1, 0.251: 3, 1 - 1e-16: 3}
     for uniform, token in draws.items():
-        picked = pick_tokens(logits, torch.tensor([uniform], dtype=torch.float64), temperature=1.0)
+        uniform = torch.tensor([uniform], dtype=torch.float64)
+        picked, _ = pick_tokens(logits, uniform, temperature=1.0)
         assert picked.tolist() == [token]

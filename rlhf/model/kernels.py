@@ -1,0 +1,397 @@
+"""The parts of a Llama layer over frozen weights, with their backward passes written out.
+
+Each part is an autograd function that saves as little as its gradient needs, takes no gradient of
+a frozen weight, and computes the same bits with and without gradients. Axes: N tokens of any rows,
+H hidden, I and O inputs and outputs of a linear map, r rank of an adapter, D size of a head, V
+vocabulary. Norms and log-probabilities are computed in float32 whatever the dtype of their input.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
+
+_SLOW_BACKWARD = (torch.bfloat16, torch.float16)
+"""Dtypes in which torch's fused attention has a slow backward pass on a CPU."""
+
+_LOGITS_BYTES = 2**25
+"""Largest buffer of logits; log-probabilities are computed in as many pieces as it asks for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Adapter:
+    """A low-rank update ``scale * up @ down`` of a linear map."""
+
+    down: Tensor
+    """PEFT's A, (r, I)."""
+    up: Tensor
+    """PEFT's B, (O, r)."""
+    scale: float
+
+
+@dataclass(frozen=True, slots=True)
+class LinearMap:
+    """A frozen linear map with the adapter that acts on it, if one does."""
+
+    weight: Tensor
+    """(O, I)."""
+    bias: Tensor | None = None
+    """(O,)."""
+    adapter: Adapter | None = None
+
+
+def _apply(function: type[Function], *arguments: Any) -> Any:
+    return function.apply(*arguments)  # type: ignore[no-untyped-call]  # torch lacks it
+
+
+def linear_maps(x: Tensor, maps: Sequence[LinearMap]) -> tuple[Tensor, ...]:
+    """Apply several maps to one input (N, I), giving (N, O) each.
+
+    ``y = x W' + bias + scale * (x A') B'``, the last term added in place; a map without an adapter,
+    and a map whose B is 0, gives the bits of ``F.linear``. A and B are cast to the dtype of x.
+    """
+    factors = [f for m in maps if m.adapter for f in (m.adapter.down, m.adapter.up)]
+    if not factors and not x.requires_grad:
+        return tuple(F.linear(x, m.weight, m.bias) for m in maps)
+    outputs: tuple[Tensor, ...] = _apply(_LinearMaps, x, tuple(maps), *factors)
+    return outputs
+
+
+class _LinearMaps(Function):
+    """``dx = sum g W + (scale g B) A``, ``dA = (scale g B)' x``, ``dB = scale g' (x A')``."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, maps: tuple[LinearMap, ...], *factors: Tensor) -> Any:
+        outputs = [F.linear(x, m.weight, m.bias) for m in maps]
+        downs = [down.to(x.dtype) for down in factors[::2]]
+        ups = [up.to(x.dtype) for up in factors[1::2]]
+        low = x @ torch.cat(downs).T if downs else x.new_empty(len(x), 0)
+        ctx.maps = maps
+        ctx.ranks = [len(down) for down in downs]
+        parts = iter(zip(torch.split(low, ctx.ranks, dim=-1), ups, strict=True))
+        for output, m in zip(outputs, maps, strict=True):
+            if m.adapter is not None:
+                part, up = next(parts)
+                output.addmm_(part, up.T, alpha=m.adapter.scale)
+        ctx.save_for_backward(x, low, *downs, *ups)
+        return tuple(outputs)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> Any:
+        x, low, *factors = ctx.saved_tensors
+        downs, ups = factors[: len(ctx.ranks)], factors[len(ctx.ranks) :]
+        adapted = [
+            (g, m.adapter.scale)
+            for g, m in zip(gradients, ctx.maps, strict=True)
+            if m.adapter is not None
+        ]
+        low_gradients = [(g @ up).mul_(scale) for (g, scale), up in zip(adapted, ups, strict=True)]
+        wanted = ctx.needs_input_grad[2:]
+        factor_gradients: list[Tensor | None] = [None] * len(wanted)
+        if any(wanted):
+            down_gradients = torch.split(torch.cat(low_gradients, dim=-1).T @ x, ctx.ranks)
+            parts = torch.split(low, ctx.ranks, dim=-1)
+            for at, ((g, scale), part) in enumerate(zip(adapted, parts, strict=True)):
+                if wanted[2 * at]:
+                    factor_gradients[2 * at] = down_gradients[at].to(_wide(x))
+                if wanted[2 * at + 1]:
+                    factor_gradients[2 * at + 1] = (g.T @ part).to(_wide(x)).mul_(scale)
+        gradient = None
+        if ctx.needs_input_grad[0]:
+            gradient = gradients[0] @ ctx.maps[0].weight
+            for g, m in zip(gradients[1:], ctx.maps[1:], strict=True):
+                gradient.addmm_(g, m.weight)
+            if downs:
+                gradient.addmm_(torch.cat(low_gradients, dim=-1), torch.cat(downs))
+        return gradient, None, *factor_gradients
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """``x / sqrt(mean(x^2) + eps) * weight`` over the last axis, rounded as transformers rounds."""
+    if not x.requires_grad:
+        return _normalized(x, _inverse_rms(x, eps), weight)
+    normalized: Tensor = _apply(_RMSNorm, x, weight, eps)
+    return normalized
+
+
+def add_rms_norm(x: Tensor, update: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """Give ``x + update`` and its ``rms_norm``, (N, H) each."""
+    if not (x.requires_grad or update.requires_grad):
+        total = x + update
+        return total, _normalized(total, _inverse_rms(total, eps), weight)
+    outputs: tuple[Tensor, Tensor] = _apply(_AddRMSNorm, x, update, weight, eps)
+    return outputs
+
+
+class _RMSNorm(Function):
+    """See ``_norm_gradient``."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        inverse_rms = _inverse_rms(x, eps)
+        ctx.save_for_backward(x, inverse_rms, weight)
+        return _normalized(x, inverse_rms, weight)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        x, inverse_rms, weight = ctx.saved_tensors
+        return _norm_gradient(gradient, x, inverse_rms, weight).to(x.dtype), None, None
+
+
+class _AddRMSNorm(Function):
+    """Both summands get the gradient of the sum, plus what comes back through the norm."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, update: Tensor, weight: Tensor, eps: float) -> Any:
+        total = x + update
+        inverse_rms = _inverse_rms(total, eps)
+        ctx.save_for_backward(total, inverse_rms, weight)
+        return total, _normalized(total, inverse_rms, weight)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, of_total: Tensor, of_normalized: Tensor) -> Any:
+        total, inverse_rms, weight = ctx.saved_tensors
+        gradient = _norm_gradient(of_normalized, total, inverse_rms, weight)
+        gradient = gradient.add_(of_total).to(total.dtype)
+        needs_x, needs_update, *_ = ctx.needs_input_grad
+        return gradient if needs_x else None, gradient if needs_update else None, None, None
+
+
+def _wide(x: Tensor) -> torch.dtype:
+    return torch.promote_types(x.dtype, torch.float32)
+
+
+def _inverse_rms(x: Tensor, eps: float) -> Tensor:
+    """``1 / sqrt(mean(x^2) + eps)``, float32 (..., 1)."""
+    norm: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=_wide(x))
+    return norm.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+
+
+def _normalized(x: Tensor, inverse_rms: Tensor, weight: Tensor) -> Tensor:
+    normalized: Tensor = torch.mul(x, inverse_rms).to(x.dtype).mul_(weight)
+    return normalized
+
+
+def _norm_gradient(gradient: Tensor, x: Tensor, inverse_rms: Tensor, weight: Tensor) -> Tensor:
+    """``s (g w) - x s^3 mean(g w x)`` with s the inverse root mean square, float32."""
+    x = x.to(_wide(x))
+    weighted = torch.mul(gradient, weight, out=torch.empty_like(x))
+    along = torch.linalg.vecdot(weighted, x).unsqueeze(-1)
+    along.mul_(inverse_rms.pow(3)).div_(x.shape[-1])
+    return weighted.mul_(inverse_rms).addcmul_(x, along, value=-1)
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turn the pairs (d, d + D/2) of each head by its position's angles (RoPE).
+
+    Args:
+        x: (N, heads, D).
+        cos: Of the angles, (N, 1, D / 2), in the dtype of x.
+        sin: Likewise.
+
+    Source: arXiv:2104.09864, eq. 34, with transformers' order of the pairs.
+    """
+    if not x.requires_grad:
+        return _rotated(x, cos, sin, 1)
+    rotated: Tensor = _apply(_Rotate, x, cos, sin)
+    return rotated
+
+
+class _Rotate(Function):
+    """The gradient turns by the negative angle."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        ctx.save_for_backward(cos, sin)
+        return _rotated(x, cos, sin, 1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        cos, sin = ctx.saved_tensors
+        return _rotated(gradient, cos, sin, -1), None, None
+
+
+def _rotated(x: Tensor, cos: Tensor, sin: Tensor, sign: int) -> Tensor:
+    first, second = x.chunk(2, dim=-1)
+    rotated = torch.empty_like(x, memory_format=torch.contiguous_format)
+    out_first, out_second = rotated.chunk(2, dim=-1)
+    torch.mul(first, cos, out=out_first).addcmul_(second, sin, value=-sign)
+    torch.mul(second, cos, out=out_second).addcmul_(first, sin, value=sign)
+    return rotated
+
+
+def causal_attention(q: Tensor, k: Tensor, v: Tensor, lengths: Sequence[int]) -> Tensor:
+    """Causal attention of each row to itself; scores are divided by sqrt(D).
+
+    Rows lie one after the other without padding; neighbours of equal length run as one batch.
+
+    Args:
+        q: (N, heads, D).
+        k: (N, key heads, D); a group of query heads shares one.
+        v: Likewise.
+        lengths: Tokens of each row.
+
+    Returns:
+        (N, heads, D).
+    """
+    groups = equal_groups(lengths)
+    sizes = [rows * length for rows, length in groups]
+    parts = zip(*(torch.split(x, sizes) for x in (q, k, v)), groups, strict=True)
+    outputs = []
+    for q_part, k_part, v_part, (rows, length) in parts:
+        by_row = [
+            x.view(rows, length, *x.shape[1:]).transpose(1, 2) for x in (q_part, k_part, v_part)
+        ]
+        outputs.append(_attend(*by_row).transpose(1, 2).reshape(q_part.shape))
+    return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+
+
+def equal_groups(lengths: Sequence[int]) -> list[tuple[int, int]]:
+    """Runs of equal neighbours as (how many, which length)."""
+    groups: list[tuple[int, int]] = []
+    for length in lengths:
+        if groups and groups[-1][1] == length:
+            groups[-1] = (groups[-1][0] + 1, length)
+        else:
+            groups.append((1, length))
+    return groups
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Causal attention, (B, heads, L, D)."""
+    slow = q.device.type == "cpu" and q.dtype in _SLOW_BACKWARD
+    if slow and (q.requires_grad or k.requires_grad or v.requires_grad):
+        attended: Tensor = _apply(_HalfAttention, q, k, v)
+        return attended
+    return _fused_attention(q, k, v)
+
+
+def _fused_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    grouped = q.shape[1] != k.shape[1]
+    return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=grouped)
+
+
+class _HalfAttention(Function):
+    """The fused forward pass; backward by matrix products, 5 times faster on a CPU in bfloat16.
+
+    ``P = softmax(q k' / sqrt(D))`` is computed anew; ``dv = P' g``, ``dS = P (g v' - <g v', P>)``,
+    ``dq = dS k / sqrt(D)``, ``dk = dS' q / sqrt(D)``. Heads that share keys are stacked.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        ctx.save_for_backward(q, k, v)
+        return _fused_attention(q, k, v)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        q, k, v = ctx.saved_tensors
+        rows, heads, length, size = q.shape
+        key_heads = k.shape[1]
+        group = heads // key_heads
+        q_flat, g_flat = (x.reshape(rows * key_heads, group * length, size) for x in (q, gradient))
+        k_flat, v_flat = (x.reshape(rows * key_heads, length, size) for x in (k, v))
+        hidden = torch.full((length, length), -torch.inf, dtype=q.dtype).triu_(1).repeat(group, 1)
+        scale = size**-0.5
+        scores = torch.baddbmm(hidden, q_flat, k_flat.mT, alpha=scale)
+        shares = torch.softmax(scores, dim=-1)
+        v_gradient = torch.bmm(shares.mT, g_flat)
+        share_gradient = torch.bmm(g_flat, v_flat.mT)
+        score_gradient = torch._softmax_backward_data(share_gradient, shares, -1, shares.dtype)
+        score_gradient.mul_(scale)
+        q_gradient = torch.bmm(score_gradient, k_flat)
+        k_gradient = torch.bmm(score_gradient.mT, q_flat)
+        return q_gradient.view(q.shape), k_gradient.view(k.shape), v_gradient.view(v.shape)
+
+
+def swiglu(gate: Tensor, up: Tensor) -> Tensor:
+    """``silu(gate) * up``."""
+    if not (gate.requires_grad or up.requires_grad):
+        return F.silu(gate).mul_(up)
+    product: Tensor = _apply(_SwiGLU, gate, up)
+    return product
+
+
+class _SwiGLU(Function):
+    """``dgate = g up silu'(gate)``, ``dup = g silu(gate)``."""
+
+    @staticmethod
+    def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:
+        ctx.save_for_backward(gate, up)
+        return F.silu(gate).mul_(up)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        gate, up = ctx.saved_tensors
+        gate_gradient = torch.ops.aten.silu_backward(gradient * up, gate)
+        return gate_gradient, F.silu(gate).mul_(gradient)
+
+
+def head_logprobs(hidden: Tensor, weight: Tensor, tokens: Tensor, *, temperature: float) -> Tensor:
+    """Log-probabilities under ``softmax(hidden W' / temperature)``, without keeping logits.
+
+    Args:
+        hidden: (N, H).
+        weight: The output head, frozen, (V, H).
+        tokens: Token ids (N,).
+        temperature: The temperature that the tokens were sampled at.
+
+    Returns:
+        float32 (N,), in nats.
+    """
+    logprobs: Tensor = _apply(_HeadLogprobs, hidden, weight, tokens, temperature)
+    return logprobs
+
+
+class _HeadLogprobs(Function):
+    """``d logprob / d hidden = (onehot - softmax) W / temperature``.
+
+    A log-probability depends on its own row of hidden states alone, so that its gradient is that
+    direction times a number, and the direction (N, H) is computed while the logits are at hand:
+    no more than a piece of them ever exists.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, tokens: Tensor, temperature: float
+    ) -> Tensor:
+        wide = _wide(hidden)
+        logprobs = hidden.new_empty(len(hidden), dtype=wide)
+        direction = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
+        size = max(1, _LOGITS_BYTES // (weight.shape[0] * wide.itemsize))
+        for start in range(0, len(hidden), size):
+            piece = slice(start, start + size)
+            logits = F.linear(hidden[piece], weight).to(wide)
+            if temperature != 1.0:
+                logits.div_(temperature)
+            chosen = logits.gather(-1, tokens[piece, None])
+            logits.sub_(top := logits.amax(dim=-1, keepdim=True))
+            total = logits.exp_().sum(dim=-1, keepdim=True)
+            logprobs[piece] = (chosen - top - total.log()).squeeze(-1)
+            if direction is not None:
+                logits.div_(total.mul_(-temperature))
+                one = torch.full_like(chosen, 1 / temperature)
+                logits.scatter_add_(-1, tokens[piece, None], one)
+                direction[piece] = logits.to(hidden.dtype) @ weight
+        if direction is not None:
+            ctx.save_for_backward(direction)
+        return logprobs
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> Any:
+        (direction,) = ctx.saved_tensors
+        return (direction * gradient.unsqueeze(-1)).to(direction.dtype), None, None, None

@@ -1,0 +1,189 @@
+"""One decoding step of the Llama family, with keys and values in place.
+
+Hidden states stand in columns, (H, B): a product ``W x`` of a large matrix with few columns is up
+to twice as fast as ``x W'``, whose library packs W anew at each step. Axes: B rows that are
+decoded, I inputs and O outputs of linear maps, H hidden, D size of a head, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from rlhf.model.kernels import LinearMap
+from rlhf.model.llama_weights import Layer, Weights
+
+
+class LlamaDecoder:
+    """See ``Decoder``; prompts are padded on the left."""
+
+    def __init__(self, weights: Weights, mask: Tensor, size: int) -> None:
+        """Make room.
+
+        Args:
+            weights: With the adapter to sample from.
+            mask: True at real prompt tokens, bool (B, P).
+            size: Tokens to come.
+        """
+        rows, width = mask.shape
+        self.weights = weights
+        self.layers = [_StepLayer(layer) for layer in weights.layers]
+        self.prompt_mask = mask
+        self.filled = width
+        steps = torch.arange(size, device=mask.device)[:, None] + mask.sum(dim=-1)
+        cos, sin = weights.angles(steps.flatten())
+        self.cos = cos.view(size, rows, -1).mT.contiguous()
+        """Of the angles of each token to come, (size, D / 2, B)."""
+        self.sin = sin.view(size, rows, -1).mT.contiguous()
+        new = weights.embedding.new_zeros
+        room = (rows, weights.key_heads, width + size, weights.head_size)
+        self.keys = [new(room) for _ in self.layers]
+        self.values = [new(room) for _ in self.layers]
+        self.padding: Tensor | None = None
+        """Added to scores, (B, 1, 1, P + size): -inf at padding; None where there is none."""
+        if not mask.all():
+            self.padding = new(rows, 1, 1, width + size)
+            self.padding[:, 0, 0, :width].masked_fill_(~mask, -torch.inf)
+
+    def store(self, layer: int, keys: Tensor, values: Tensor) -> None:
+        """Take over keys and values of all real prompt tokens, (N, key heads, D)."""
+        width = self.prompt_mask.shape[1]
+        for cache, new in ((self.keys[layer], keys), (self.values[layer], values)):
+            cache[:, :, :width].transpose(1, 2)[self.prompt_mask] = new
+
+    @torch.no_grad()
+    def advance(self, tokens: Tensor) -> Tensor:
+        """See ``Decoder``; the logits are float32."""
+        weights = self.weights
+        step = self.filled - self.prompt_mask.shape[1]
+        cos, sin = self.cos[step], self.sin[step]
+        hidden = F.embedding(tokens, weights.embedding).T.contiguous()
+        for number, layer in enumerate(self.layers):
+            normed = _rms_norm(hidden, layer.attention_norm, weights.eps)
+            q, k, v = self._heads(layer.qkv(normed), layer)
+            attended = self._attend(number, _turned(q, cos, sin), _turned(k, cos, sin), v)
+            hidden = layer.out(attended).add_(hidden)
+            normed = _rms_norm(hidden, layer.mlp_norm, weights.eps)
+            gate, up = layer.gate_up(normed).chunk(2)
+            hidden = layer.down(F.silu(gate).mul_(up)).add_(hidden)
+        self.filled += 1
+        logits = torch.mm(weights.head, _rms_norm(hidden, weights.norm[:, None], weights.eps))
+        return logits.new_empty(logits.shape[::-1], dtype=torch.float32).copy_(logits.T)
+
+    def _heads(self, qkv: Tensor, layer: _StepLayer) -> Sequence[Tensor]:
+        """Split into queries, keys and values, (heads, D, B) each."""
+        heads = qkv.view(-1, self.weights.head_size, qkv.shape[-1])
+        keys_at = heads.shape[0] - 2 * self.weights.key_heads
+        values_at = heads.shape[0] - self.weights.key_heads
+        q, k, v = heads[:keys_at], heads[keys_at:values_at], heads[values_at:]
+        if layer.q_norm is not None and layer.k_norm is not None:
+            q = _rms_norm(q, layer.q_norm, self.weights.eps)
+            k = _rms_norm(k, layer.k_norm, self.weights.eps)
+        return q, k, v
+
+    def _attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Append keys and values, attend to all so far; (heads * D, B)."""
+        at, end = self.filled, self.filled + 1
+        keys, values = self.keys[layer], self.values[layer]
+        keys[:, :, at], values[:, :, at] = k.permute(2, 0, 1), v.permute(2, 0, 1)
+        rows, key_heads, _, size = keys.shape
+        # Query heads that share a key head stand where the positions of a query would.
+        by_key = q.permute(2, 0, 1).contiguous().view(rows, key_heads, -1, size)
+        mask = None if self.padding is None else self.padding[..., :end]
+        attended = F.scaled_dot_product_attention(
+            by_key, keys[:, :, :end], values[:, :, :end], attn_mask=mask
+        )
+        return attended.reshape(rows, -1).T
+
+    def keep(self, rows: Tensor) -> None:
+        """See ``Decoder``."""
+        self.keys = [keys[rows] for keys in self.keys]
+        self.values = [values[rows] for values in self.values]
+        self.cos, self.sin = self.cos[..., rows], self.sin[..., rows]
+        self.padding = None if self.padding is None else self.padding[rows]
+
+
+class _StepLayer:
+    """A layer laid out for columns."""
+
+    def __init__(self, layer: Layer) -> None:
+        self.qkv = _Columns(layer.qkv)
+        self.out = _Columns(layer.out)
+        self.gate_up = _Columns(layer.gate_up)
+        self.down = _Columns(layer.down)
+        self.attention_norm = layer.attention_norm[:, None]
+        self.mlp_norm = layer.mlp_norm[:, None]
+        self.q_norm = None if layer.q_norm is None else layer.q_norm[:, None]
+        self.k_norm = None if layer.k_norm is None else layer.k_norm[:, None]
+
+
+class _Columns:
+    """Several maps of one input: ``W_i x + b_i + scale_i B_i A_i x``, one below the other.
+
+    The adapters' part is computed in their own float32, for all maps at once: their A below each
+    other, their B on the diagonal of one matrix. Nothing else is copied.
+    """
+
+    def __init__(self, maps: Sequence[LinearMap]) -> None:
+        self.parts: list[tuple[Tensor, slice]] = []
+        """Each weight with its place in the output."""
+        self.size = 0
+        for m in maps:
+            self.parts.append((m.weight, slice(self.size, self.size + len(m.weight))))
+            self.size += len(m.weight)
+        self.bias = None
+        if any(m.bias is not None for m in maps):
+            zeros = (m.weight.new_zeros(len(m.weight)) for m in maps)
+            biases = [z if m.bias is None else m.bias for m, z in zip(maps, zeros, strict=True)]
+            self.bias = torch.cat(biases)[:, None]
+        adapters = [m.adapter for m in maps if m.adapter is not None]
+        self.down = torch.cat([a.down for a in adapters]) if adapters else None
+        self.up = _on_diagonal(maps) if adapters else None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """(I, B) to (sum of O, B)."""
+        output = x.new_empty(self.size, x.shape[1])
+        for weight, place in self.parts:
+            torch.mm(weight, x, out=output[place])
+        if self.bias is not None:
+            output.add_(self.bias)
+        if self.down is not None and self.up is not None:
+            low = torch.mm(self.down, x.to(self.down.dtype))
+            if output.dtype == low.dtype:
+                output.addmm_(self.up, low)
+            else:
+                output.add_(torch.mm(self.up, low))
+        return output
+
+
+def _on_diagonal(maps: Sequence[LinearMap]) -> Tensor:
+    """``scale_i * B_i`` on the diagonal, (sum of O, sum of r); no column without an adapter."""
+    blocks = [
+        m.weight.new_zeros(len(m.weight), 0, dtype=torch.float32)
+        if m.adapter is None
+        else m.adapter.up * m.adapter.scale
+        for m in maps
+    ]
+    diagonal: Tensor = torch.block_diag(*blocks)  # type: ignore[no-untyped-call]  # torch lacks it
+    return diagonal
+
+
+def _rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    """As in ``rlhf.model.kernels``, over the last but one axis; weight (..., 1)."""
+    wide = x.float()
+    inverse_rms = wide.square().mean(dim=-2, keepdim=True).add_(eps).rsqrt_()
+    normed = inverse_rms.mul(wide) if wide is x else inverse_rms.mul(wide).to(x.dtype)
+    return normed.mul_(weight)
+
+
+def _turned(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Turn the pairs (d, d + D/2) of (heads, D, B) by angles (D / 2, B)."""
+    first, second = x.chunk(2, dim=1)
+    turned = torch.empty_like(x)
+    out_first, out_second = turned.chunk(2, dim=1)
+    torch.mul(first, cos, out=out_first).addcmul_(second, sin, value=-1)
+    torch.mul(second, cos, out=out_second).addcmul_(first, sin)
+    return turned
