@@ -94,7 +94,7 @@ def take_probes(
     """Decode greedily and record log-probabilities, in the role scope of the caller."""
     completion_ids = sample_completions(
         roles, chat, prompt_ids, max_new_tokens=max_new_tokens, temperature=1.0, keys=None
-    )
+    ).ids
     return Probes(
         prompt_ids=prompt_ids,
         completion_ids=completion_ids,
@@ -152,7 +152,7 @@ def _compare(
     base = load_base(ModelSource(original), dtype=dtype, device=device)
     chat = ChatFormat.of(base.tokenizer, base.model)
     attach_saved(base.model, export)
-    roles = Roles(base)
+    roles = Roles(base, forward="transformers")
     with roles.use(EXPORT_FOLDER):
         logprobs = _logprobs(roles, chat, probes.prompt_ids, probes.completion_ids)
         greedy = sample_completions(
@@ -162,7 +162,7 @@ def _compare(
             max_new_tokens=probes.max_new_tokens,
             temperature=1.0,
             keys=None,
-        )
+        ).ids
     return ExportReport(
         dtype=str(base.model.dtype).removeprefix("torch."),
         probes=len(probes.prompt_ids),

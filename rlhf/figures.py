@@ -102,7 +102,7 @@ def figures_of(
         if found.kl_pretrained is None
         else float(found.kl_pretrained.mean()),
     }
-    ppo |= _export_figures(config)
+    ppo |= _run_figures(config)
     figures: dict[str, Any] = {
         "simulated": False,
         "judge": None if judge is None else judge.name,
@@ -292,12 +292,15 @@ def _card_figures(reward_run: str) -> dict[str, Any]:
     }
 
 
-def _export_figures(config: EvaluationConfig) -> dict[str, Any]:
+def _run_figures(config: EvaluationConfig) -> dict[str, Any]:
     file = Path(config.ppo_model) / "result.json"
     if not file.is_file():
         return {}
     result = json.loads(file.read_text(encoding="utf-8"))
-    names = ("export_max_logprob_difference", "export_same_greedy_text", "updates", "stopped_by")
+    names = (
+        *("export_max_logprob_difference", "export_same_greedy_text"),
+        *("updates", "stopped_by", "reference", "alarms"),
+    )
     return {name: result[name] for name in names if name in result}
 
 

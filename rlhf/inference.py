@@ -57,7 +57,7 @@ class Policy:
                     max_new_tokens=max_new_tokens,
                     temperature=temperature,
                     keys=None if keys is None else keys[start:stop],
-                )
+                ).ids
 
     def complete(
         self,

@@ -60,7 +60,8 @@ class RoleOptimizer:
     ) -> None:
         frozen = [name for name, p in parameters.items() if not p.requires_grad]
         if frozen or not parameters:
-            raise TrainingError(f"nothing to train: {frozen[:1] or 'no parameters'}")
+            found = f"{frozen[0]} is frozen" if frozen else "no parameters"
+            raise TrainingError(f"nothing to train: {found} [adapter_not_training]")
         self.parameters = dict(parameters)
         self.learning_rate = learning_rate
         self.max_grad_norm = max_grad_norm
@@ -83,13 +84,18 @@ class RoleOptimizer:
         norm = float(nn.utils.clip_grad_norm_(self.parameters.values(), self.max_grad_norm))
         if not math.isfinite(norm):
             raise TrainingError(
-                f"the gradient norm is {norm}; lower the learning rate (now {self.learning_rate:g})"
+                f"the gradient norm is {norm}; lower the learning rate (now "
+                f"{self.learning_rate:g}) [gradient_not_finite]"
             )
         for group in self._adam.param_groups:
             group["lr"] = self.learning_rate * factor
         self._adam.step()
         self._adam.zero_grad(set_to_none=True)
         return norm
+
+    def discard(self) -> None:
+        """Drop accumulated gradients without a step."""
+        self._adam.zero_grad(set_to_none=True)
 
     def state(self) -> dict[str, Tensor]:
         """Moments and step counts by parameter name, for a checkpoint."""

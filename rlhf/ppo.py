@@ -6,11 +6,15 @@ and resuming, the KL budget, and at the end the adapter and its export for the o
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
+from rlhf.advantages import Targets
+from rlhf.alarms import KEY_FIGURES, SOURCE_PREFIX, find_alarms, refuse_double_bos
 from rlhf.checkpoints import fingerprint_file, keep_last, newest_valid, sweep
 from rlhf.config import PPOConfig
 from rlhf.data.chat import ChatFormat
@@ -30,9 +34,9 @@ from rlhf.model.generation import require_room
 from rlhf.ppo_trainer import PPOTrainer
 from rlhf.ranks import Ranks
 from rlhf.records import Prompt
-from rlhf.rewards import RewardFunction, load_reward_function
-from rlhf.rollout import PromptOrder, Rollout
-from rlhf.runs import Listener, RunFolder, require_run
+from rlhf.rewards import RewardFunction, check_rewards
+from rlhf.rollout import Rollout, SeededPasses
+from rlhf.runs import Listener, RunFolder
 
 CHECKPOINTS_FOLDER = "checkpoints"
 _KEPT_CHECKPOINTS = 2
@@ -65,20 +69,25 @@ class PPOResult:
     """Mean score over the first tenth of the updates."""
     score: float
     """Mean score over the last tenth of the updates."""
+    reference: str
+    """What the KL was taken to: ``base``, ``pretrained`` or a run folder."""
     kl: float
-    """Mean KL to the frozen base over the last tenth of the updates, nats per completion."""
+    """Mean KL to the reference over the last tenth of the updates, nats per completion."""
     length: float
     """Mean completion length over the last tenth of the updates, tokens."""
+    alarms: tuple[str, ...]
+    """Names of the alarms raised, in order; alarms.jsonl says when and why."""
 
     def summary(self) -> dict[str, float | str]:
         """Figures for the terminal."""
         figures: dict[str, float | str] = {
             "score": self.score,
             "score at the start": self.score_start,
-            "KL to the base": self.kl,
+            "KL to the reference": self.kl,
             "length": self.length,
             "updates": self.updates,
             "stopped by": self.stopped_by,
+            "alarms": ", ".join(self.alarms) or "none",
             "adapter": str(self.adapter),
         }
         if self.export is not None and self.export_max_logprob_difference is not None:
@@ -88,11 +97,25 @@ class PPOResult:
 
 
 class PPOStage:
-    """Train the policy adapter against a reward with a KL penalty to the frozen base."""
+    """Train the policy adapter against rewards with a KL penalty to the reference.
 
-    def __init__(self, config: PPOConfig, *, listener: Listener | None = None) -> None:
+    Args:
+        config: All settings.
+        listener: Told of every logged update.
+        reward_functions: Callables ``f(prompts, completions) -> scores`` in place of importing
+            ``config.reward_function``, which then only names them.
+    """
+
+    def __init__(
+        self,
+        config: PPOConfig,
+        *,
+        listener: Listener | None = None,
+        reward_functions: Sequence[RewardFunction] | None = None,
+    ) -> None:
         self.config = config
         self.listener = listener
+        self.reward_functions = reward_functions
 
     def run(self) -> PPOResult:
         """Train, save the adapter, export it for the original base and check the export.
@@ -105,7 +128,7 @@ class PPOStage:
             {prompt.sha256: prompt for prompt in read_prompts(config.train_file)}.values()
         )
         source = resolve_base(config.model_name_or_path)
-        function = _require_reward(config)
+        functions = check_rewards(config, self.reward_functions)
         find_origin(source.base)  # the export at the end needs it: miss it now, not then
         with RunFolder(
             config.output_dir,
@@ -118,7 +141,9 @@ class PPOStage:
             run.record(
                 data={"train_file": fingerprint_file(config.train_file)}, processes=ranks.size
             )
-            outcome = self._train(PPOTrainer(config, source, ranks, function), prompts, run)
+            trainer = PPOTrainer(config, source, ranks, functions)
+            outcome = self._train(trainer, prompts, run)
+            del trainer  # the export loads the original base: not beside this one
             ranks.wait()
             export = None
             if ranks.is_main:
@@ -132,35 +157,31 @@ class PPOStage:
 
     def _train(self, trainer: PPOTrainer, prompts: list[Prompt], run: RunFolder) -> _Outcome:
         """Everything that needs the models; they are freed on return."""
-        run.record(base_fingerprint=trainer.roles.base.fingerprint)
-        prompt_ids = [trainer.chat.encode_prompt(prompt) for prompt in prompts]
-        refuse_long(
-            [(len(ids), prompt.text) for ids, prompt in zip(prompt_ids, prompts, strict=True)],
-            limit=self.config.max_prompt_length,
-            field="max_prompt_length",
-            source=self.config.train_file,
-            what="prompts",
-        )
-        require_room(trainer.roles, max(map(len, prompt_ids)), self.config.max_new_tokens)
+        config = self.config
+        run.record(base_fingerprint=trainer.roles.base.fingerprint, reward=trainer.reward.notes)
+        prompt_ids = self._encode(trainer, prompts)
         before = trainer.roles.base_digest()
         checkpoints = run.path / CHECKPOINTS_FOLDER
         done, history = 0, History()
-        if self.config.resume:
+        if config.resume:
             done, history = self._resume(trainer, checkpoints, run)
-        order = PromptOrder(len(prompts), self.config.seed)
-        total, stopped_by = self.config.max_steps, "max_steps"
+        order = SeededPasses(len(prompts), config.seed)
+        total, stopped_by = config.max_steps, "max_steps"
         checkpoint = checkpoints / f"step-{done}"
         for update in range(done, total):
             if self._is_over_budget(history):
                 break
-            rows = order.rows(update, self.config.rollout_batch_size)
-            metrics, rollout = trainer.step(
+            chosen = order.rows(update, config.rollout_batch_size // config.num_generations)
+            rows = [row for row in chosen for _ in range(config.num_generations)]
+            metrics, rollout, targets = trainer.step(
                 [prompts[row] for row in rows], [prompt_ids[row] for row in rows], update
             )
             history.add(metrics)
-            self._log(run, update + 1, metrics, rollout, trainer.chat)
+            for alarm in find_alarms(history.figures, config):
+                run.alarm(update + 1, alarm.name, alarm.message)
+            self._log(run, update + 1, metrics, rollout, targets, trainer.chat)
             ended = self._is_over_budget(history) or update + 1 == total
-            if ended or (update + 1) % self.config.save_steps == 0:
+            if ended or (update + 1) % config.save_steps == 0:
                 checkpoint = checkpoints / f"step-{update + 1}"
                 if run.is_main:
                     trainer.save_checkpoint(checkpoint, update + 1, asdict(history))
@@ -179,7 +200,25 @@ class PPOStage:
             checkpoint=checkpoint,
             base_fingerprint=trainer.roles.base.fingerprint,
             probes=self._probes(trainer, prompt_ids[:_PROBES]),
+            alarms=run.alarms,
         )
+
+    def _encode(self, trainer: PPOTrainer, prompts: list[Prompt]) -> list[list[int]]:
+        """Tokenise the prompts; refuse those that the model can't answer."""
+        config = self.config
+        prompt_ids = [trainer.chat.encode_prompt(prompt) for prompt in prompts]
+        bos_id = trainer.chat.tokenizer.bos_token_id
+        for ids in prompt_ids:
+            refuse_double_bos(ids, bos_id, source=config.train_file)
+        refuse_long(
+            [(len(ids), prompt.text) for ids, prompt in zip(prompt_ids, prompts, strict=True)],
+            limit=config.max_prompt_length,
+            field="max_prompt_length",
+            source=config.train_file,
+            what="prompts",
+        )
+        require_room(trainer.roles, max(map(len, prompt_ids)), config.max_new_tokens)
+        return prompt_ids
 
     def _is_over_budget(self, history: History) -> bool:
         budget = self.config.kl_budget
@@ -212,12 +251,13 @@ class PPOStage:
         step: int,
         metrics: Mapping[str, float],
         rollout: Rollout,
+        targets: Targets,
         chat: ChatFormat,
     ) -> None:
         if step % self.config.logging_steps == 0 or step == self.config.max_steps:
             run.log(step, metrics, total=self.config.max_steps)
             for row in range(min(_SAMPLES_PER_UPDATE, len(rollout.prompts))):
-                run.sample(_sample_row(step, rollout, row, chat))
+                run.sample(_sample_row(step, rollout, targets, row, chat))
 
     def _result(self, outcome: _Outcome, export: ExportReport | None) -> PPOResult:
         folder = Path(self.config.output_dir)
@@ -230,46 +270,44 @@ class PPOStage:
             export_same_greedy_text=None if export is None else export.same_greedy_text,
             checkpoint=outcome.checkpoint,
             base_fingerprint=outcome.base_fingerprint,
-            updates=len(history.scores),
+            updates=len(history.figures),
             stopped_by=outcome.stopped_by,
-            score_start=_mean(history.scores[: history.tenth]),
-            score=_mean(history.scores[-history.tenth :]),
-            kl=_mean(history.kls[-history.tenth :]),
-            length=_mean(history.lengths[-history.tenth :]),
+            score_start=history.first("score/mean"),
+            score=history.last("score/mean"),
+            reference=self.config.reference,
+            kl=history.last("kl/reference"),
+            length=history.last("completion/length"),
+            alarms=outcome.alarms,
         )
-
-
-def _require_reward(config: PPOConfig) -> RewardFunction | None:
-    """Refuse a reward that isn't there before anything is loaded; give the function, if any."""
-    if config.reward_function is not None:
-        return load_reward_function(config.reward_function)
-    require_run(str(config.reward_model), "reward")
-    return None
 
 
 @dataclass(slots=True)
 class History:
-    """The figures of every update so far, for the result."""
+    """The key figures of every update so far, for the result, the KL budget and the alarms."""
 
-    scores: list[float] = field(default_factory=list)
-    kls: list[float] = field(default_factory=list)
-    lengths: list[float] = field(default_factory=list)
+    figures: list[dict[str, float]] = field(default_factory=list)
 
     def add(self, metrics: Mapping[str, float]) -> None:
         """Note one update."""
-        self.scores.append(metrics["score/mean"])
-        self.kls.append(metrics["kl/reference"])
-        self.lengths.append(metrics["completion/length"])
+        kept = {k: v for k, v in metrics.items() if k in KEY_FIGURES or k.startswith(SOURCE_PREFIX)}
+        self.figures.append(kept)
 
     @property
     def recent_kl(self) -> float:
         """Mean KL of the last few updates: one batch alone is too noisy to stop a run."""
-        return _mean(self.kls[-_BUDGET_WINDOW:])
+        return _mean([row["kl/reference"] for row in self.figures[-_BUDGET_WINDOW:]])
+
+    def first(self, name: str) -> float:
+        """Mean over the first tenth of the updates, at least one."""
+        return _mean([row[name] for row in self.figures[: self._tenth]])
+
+    def last(self, name: str) -> float:
+        """Mean over the last tenth of the updates, at least one."""
+        return _mean([row[name] for row in self.figures[-self._tenth :]])
 
     @property
-    def tenth(self) -> int:
-        """A tenth of the updates, at least one."""
-        return max(1, len(self.scores) // _LAST_SHARE)
+    def _tenth(self) -> int:
+        return max(1, len(self.figures) // _LAST_SHARE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,17 +319,29 @@ class _Outcome:
     checkpoint: Path
     base_fingerprint: str
     probes: Probes
+    alarms: tuple[str, ...]
 
 
-def _sample_row(step: int, rollout: Rollout, row: int, chat: ChatFormat) -> dict[str, Any]:
-    log_ratio = rollout.logprobs[row] - rollout.ref_logprobs[row]
+def _sample_row(
+    step: int, rollout: Rollout, targets: Targets, row: int, chat: ChatFormat
+) -> dict[str, Any]:
+    """One completion with what the update made of each of its tokens."""
+    ids = rollout.completion_ids[row]
+
+    def per_token(tensor: Tensor) -> list[float]:
+        return [round(x, 5) for x in tensor[row, : len(ids)].tolist()]
+
     return {
         "step": step,
         "prompt": rollout.prompts[row].to_json(),
-        "completion": chat.decode_completion(rollout.completion_ids[row]),
+        "completion": chat.decode_completion(ids),
         "ended": bool(rollout.ended[row]),
         "score": float(rollout.scores[row]),
-        "kl": float(log_ratio.sum()),
+        "kl": float(rollout.log_ratio_ref[row].sum()),
+        "tokens": [str(chat.tokenizer.decode([token])) for token in ids],
+        "token_kl": per_token(rollout.log_ratio_ref),
+        "token_value": per_token(rollout.values),
+        "token_advantage": per_token(targets.advantages),
     }
 
 

@@ -287,7 +287,7 @@ def _sample(
     with roles.use("policy"):
         sampled = sample_completions(
             roles, chat, prompts, max_new_tokens=size, temperature=1.0, keys=keys
-        )
+        ).ids
     return [
         {
             "prompt": item.prompt.to_json(),

@@ -15,25 +15,28 @@ PACKAGES = ("rlhf", "labeling_ui", "stages")
 LAYERS = (
     {"errors", "records"},
     {"config"},
-    {"checkpoints", "data", "ops", "options", "progress", "runs", "store"},
+    {"alarms", "checkpoints", "data", "ops", "options", "progress", "runs", "store", "trackers"},
     {"model", "optimization", "ranks"},
-    {"comparison", "evaluate", "export", "figures", "generate", "inference", "ppo", "ppo_trainer"}
-    | {"report", "reward", "rewards", "rollout", "sample", "sft"},
+    {"advantages", "comparison", "evaluate", "export", "figures", "generate", "inference", "ppo"}
+    | {"ppo_trainer", "ppo_update", "ptx", "reference", "report", "reward", "rewards", "rollout"}
+    | {"sample", "sft", "value"},
     {"demo"},
     {"__main__", "cli"},
 )
 """Rooms of rlhf from the ground up; a room imports its own layer and those below."""
 
 DOORS = {
+    "accelerate": ("rlhf/ranks.py", "rlhf/trackers.py"),
     "alembic": ("rlhf/store/",),
     "datasets": ("rlhf/data/", "rlhf/sft.py"),
     "gradio": ("labeling_ui/app.py",),
     "matplotlib": ("rlhf/report/plots.py",),
-    "peft": ("rlhf/model/adapters.py", "rlhf/model/roles.py"),
+    "peft": ("rlhf/model/adapters.py", "rlhf/model/llama_weights.py", "rlhf/model/roles.py"),
     "pyarrow": ("rlhf/data/",),
     "pydantic": ("rlhf/options.py",),
     "rich": ("rlhf/progress.py",),
     "sqlalchemy": ("rlhf/store/",),
+    "tensorboard": (),
     "trl": ("rlhf/sft.py",),
 }
 """Where each outside package may be imported."""

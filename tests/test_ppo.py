@@ -14,7 +14,6 @@ from rlhf.ppo import PPOStage
 from rlhf.ppo_trainer import PPOTrainer
 from rlhf.ranks import Ranks
 from rlhf.records import Prompt
-from rlhf.rewards import load_reward_function
 
 PROMPTS = ["a b c", "d", "e f g h i", "hello", "world a", "b c", "j k", "l m n o"]
 FUNCTION = """
@@ -59,14 +58,14 @@ def config(tiny, tmp_path, write_rows):
 
 
 def trainer_of(config):
-    function = load_reward_function(config.reward_function)
-    return PPOTrainer(config, resolve_model(config.model_name_or_path), Ranks(), function)
+    return PPOTrainer(config, resolve_model(config.model_name_or_path), Ranks())
 
 
 def step(trainer, update=0):
     prompts = [Prompt.parse(text) for text in PROMPTS]
     ids = [trainer.chat.encode_prompt(prompt) for prompt in prompts]
-    return trainer.step(prompts, ids, update)
+    metrics, rollout, _ = trainer.step(prompts, ids, update)
+    return metrics, rollout
 
 
 def weights(trainer, role="policy"):
@@ -100,7 +99,7 @@ def test_the_policy_warms_up_after_the_value(config):
             config, value_warmup_steps=2, warmup_steps=2, max_steps=8, lr_scheduler_type="linear"
         )
     )
-    policy = [trainer._lr_factor(update, delay=2) for update in range(2, 8)]
+    policy = [trainer.learner.lr_factor(update, delay=2) for update in range(2, 8)]
     # Two updates of warm-up, then from 1 to 0 over the remaining four.
     assert policy == [0.5, 1.0, 1.0, 0.75, 0.5, 0.25]
 
@@ -124,7 +123,7 @@ def test_without_advantage_the_policy_stays(config):
         dataclasses.replace(config, reward_function=constant, kl_coef=0.0, missing_eos_penalty=0.0)
     )
     with torch.no_grad():
-        trainer.value_head.bias.fill_(1.0)
+        trainer.value.head.bias.fill_(1.0)
     before = weights(trainer)
     metrics, _ = step(trainer)
     assert abs(metrics["policy/loss"]) < 1e-6
@@ -142,14 +141,12 @@ def test_value_warm_up_leaves_the_policy_alone(config):
 
 
 def test_a_truncated_completion_pays_and_an_ended_one_does_not(config):
-    trainer = trainer_of(config)
-    _, rollout = step(trainer)
-    assert rollout.ended.any()
-    assert not rollout.ended.all()
-    ended = dataclasses.replace(rollout, scores=torch.full((8,), 50.0))
-    charged = trainer._clip_scores(ended)
-    # Clipped to 10, less the penalty of 1 where there is no end token.
-    assert torch.equal(charged, torch.where(rollout.ended, 10.0, 9.0))
+    """Both kinds are in the rollout, and the mean shaped score is the mean score less the share."""
+    metrics, rollout = step(trainer_of(dataclasses.replace(config, missing_eos_penalty=2.0)))
+    assert 0 < metrics["completion/truncated"] < 1
+    assert metrics["completion/truncated"] == float((~rollout.ended).float().mean())
+    paid = metrics["score/mean"] - metrics["score/shaped"]
+    assert paid == pytest.approx(2.0 * metrics["completion/truncated"], abs=1e-5)
 
 
 def test_the_base_is_untouched_and_only_the_policy_is_saved(config):

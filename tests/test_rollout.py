@@ -1,5 +1,5 @@
 from rlhf.config import PPOConfig
-from rlhf.rollout import PromptOrder, minibatch_plan
+from rlhf.rollout import SeededPasses, minibatch_plan
 
 
 def config(**overrides):
@@ -46,10 +46,10 @@ def test_the_minibatch_does_not_depend_on_the_micro_batch_size():
 
 
 def test_every_pass_over_the_prompts_uses_each_once():
-    order = PromptOrder(5, seed=3)
+    order = SeededPasses(5, seed=3)
     drawn = [row for update in range(5) for row in order.rows(update, 3)]
     for start in (0, 5, 10):
         assert sorted(drawn[start : start + 5]) == [0, 1, 2, 3, 4]
     assert drawn[:5] != drawn[5:10]
     # A resumed run asks from the middle.
-    assert PromptOrder(5, seed=3).rows(3, 3) == drawn[9:12]
+    assert SeededPasses(5, seed=3).rows(3, 3) == drawn[9:12]

@@ -27,6 +27,7 @@ _ORDERS = {
 }
 """Who orders the pairs: its figures against the true order and against held-out rankings."""
 _RANKINGS = "held-out rankings"
+_REFERENCES = {"base": "the SFT model", "pretrained": "the base before SFT"}
 _STOPS = {"max_steps": "last update done", "kl_budget": "KL budget"}
 
 
@@ -126,6 +127,7 @@ def _further_table(figures: Figures) -> Table | None:
     ppo, best = part(figures, "ppo"), part(figures, "ppo", "best_of_n")
     best_of = f"Best of {COUNT.show(best.get('n')) or 'n'} SFT samples by"
     stop, same = ppo.get("stopped_by") or "", ppo.get("export_same_greedy_text")
+    reference, alarms = ppo.get("reference") or "", ppo.get("alarms")
     difference = number(ppo.get("export_max_logprob_difference"))
     exported = "" if difference is None else f"{difference:.1e} nats".replace("-", "−")
     perfect = "true_win_rate_of_perfect_judge"
@@ -137,8 +139,10 @@ def _further_table(figures: Figures) -> Table | None:
         f"{best_of} true utility beats another one": PERCENT.cell(best, perfect),
         "Utility, PPO − SFT": CHANGE.cell(ppo, "utility_change"),
         "KL from the base before SFT": NATS.cell(ppo, "kl_to_pretrained"),
+        "KL was trained against": Cell(_REFERENCES.get(reference, reference)),
         "PPO updates": COUNT.cell(ppo, "updates"),
         "PPO stopped by": Cell(_STOPS.get(stop, stop)),
+        "PPO alarms": Cell("" if alarms is None else ", ".join(alarms) or "none"),
         "Export for the original base: largest logprob difference": Cell(exported),
         "Export: same greedy text": Cell("" if same is None else "yes" if same else "no"),
     }

@@ -1,0 +1,276 @@
+import re
+from dataclasses import fields
+from typing import get_args, get_type_hints
+
+import pytest
+
+from rlhf.alarms import (
+    KEY_FIGURES,
+    SOURCE_PREFIX,
+    Alarm,
+    adapter_alarm,
+    find_alarms,
+    raise_fatal,
+    refuse_double_bos,
+    start_alarm,
+)
+from rlhf.config import PPOConfig
+from rlhf.errors import DataError, TrainingError
+
+HEALTHY = {
+    "score/mean": 0.5,
+    "score/std": 1.0,
+    "score/length_correlation": 0.1,
+    "score/disagreement": 0.1,
+    "score/source/helpful": 0.3,
+    "score/source/brief": 0.2,
+    "kl/reference": 2.0,
+    "kl/old_k3": 0.01,
+    "policy/ratio_error": 0.0,
+    "policy/clip_fraction": 0.1,
+    "policy/entropy": 2.0,
+    "policy/sampler_error": 1.0,
+    "completion/length": 20.0,
+    "completion/truncated": 0.1,
+    "completion/distinct_2": 0.8,
+    "value/explained_variance": 0.4,
+}
+FIELDS = {field.name for field in fields(PPOConfig)}
+CHOICES = {
+    choice for hint in get_type_hints(PPOConfig).values() for choice in map(str, get_args(hint))
+}
+
+
+def config(**overrides):
+    settings = {
+        "model_name_or_path": "m",
+        "output_dir": "o",
+        "train_file": "t",
+        "reward_function": "f.py:f",
+        "warmup_steps": 0,
+    }
+    return PPOConfig(**settings | overrides)
+
+
+def run(updates=20, last=5, **figures):
+    """Figures of a run that is healthy but for its last few updates."""
+    changed = {name.replace("__", "/"): value for name, value in figures.items()}
+    healthy = [dict(HEALTHY) for _ in range(updates - last)]
+    return healthy + [HEALTHY | changed for _ in range(last)]
+
+
+def names(rows, **overrides):
+    return [alarm.name for alarm in find_alarms(rows, config(**overrides))]
+
+
+BEYOND = [
+    ("dropout_on", run(last=1, policy__ratio_error=0.0011)),
+    ("sampler_mismatch", run(last=1, policy__sampler_error=1.051)),
+    ("negative_kl", run(last=5, kl__reference=-0.51)),
+    ("step_too_large", run(last=1, policy__clip_fraction=0.31)),
+    ("step_too_large", run(last=1, kl__old_k3=0.11)),
+    ("constant_reward", run(last=1, score__std=1e-7)),
+    ("truncated", run(last=3, completion__truncated=0.31)),
+    ("value_not_learning", run(last=5, value__explained_variance=-0.01)),
+    ("length_doubled", run(last=5, completion__length=41.0)),
+    ("length_pays", run(last=5, score__length_correlation=0.61)),
+    ("entropy_collapse", run(last=5, policy__entropy=0.39)),
+    ("repetition", run(last=5, completion__distinct_2=0.31)),
+    ("reward_disagreement", run(last=5, score__disagreement=0.21)),
+    ("rewards_part", run(last=5, score__mean=1.01, score__source__brief=-0.31)),
+]
+WITHIN = [
+    run(last=1, policy__ratio_error=0.001),
+    run(last=1, policy__sampler_error=1.05),
+    run(last=5, kl__reference=-0.5),
+    run(last=1, policy__clip_fraction=0.3),
+    run(last=1, kl__old_k3=0.1),
+    run(last=1, score__std=1e-5),
+    run(last=3, completion__truncated=0.29),
+    run(last=5, value__explained_variance=0.0),
+    run(last=5, completion__length=40.0),
+    run(last=5, score__length_correlation=0.59),
+    run(last=5, policy__entropy=0.41),
+    run(last=5, completion__distinct_2=0.33),
+    run(last=5, score__disagreement=0.19),
+    run(last=5, score__mean=0.99, score__source__brief=-0.31),
+    run(last=5, score__mean=1.01, score__source__brief=-0.29),
+]
+
+
+def ids(cases):
+    return [f"{number}-{name}" for number, (name, _) in enumerate(cases)]
+
+
+def test_these_tests_know_every_key_figure():
+    assert {name for name in HEALTHY if not name.startswith(SOURCE_PREFIX)} == set(KEY_FIGURES)
+
+
+@pytest.mark.parametrize("updates", [1, 2, 3, 7, 8, 11, 100])
+def test_a_healthy_run_raises_none(updates):
+    assert names(run(updates, last=0)) == []
+
+
+@pytest.mark.parametrize("updates", [1, 8, 20])
+def test_a_run_without_any_figures_raises_none(updates):
+    assert names([{}] * updates) == []
+
+
+@pytest.mark.parametrize(("name", "rows"), BEYOND, ids=ids(BEYOND))
+def test_an_alarm_is_raised_just_beyond_its_threshold(name, rows):
+    assert names(rows) == [name]
+
+
+@pytest.mark.parametrize(
+    "rows", WITHIN, ids=ids([(name, None) for name, _ in [*BEYOND, ("rewards_part", None)]])
+)
+def test_no_alarm_is_raised_just_within(rows):
+    assert names(rows) == []
+
+
+@pytest.mark.parametrize(("name", "rows"), BEYOND, ids=ids(BEYOND))
+def test_an_alarm_speaks_of_the_newest_update_only(name, rows):
+    assert names(rows + run(5, last=0)) == []
+
+
+SUSTAINED = {
+    # Alarm: the first update it may speak at, figures far beyond its threshold.
+    "negative_kl": (5, {"kl/reference": -99.0}),
+    "truncated": (3, {"completion/truncated": 0.9}),
+    "value_not_learning": (11, {"value/explained_variance": -9.0}),
+    "length_doubled": (8, {"completion/length": 999.0}),
+    "length_pays": (8, {"score/length_correlation": 1.0}),
+    "entropy_collapse": (8, {"policy/entropy": 0.01}),
+    "repetition": (8, {"completion/distinct_2": 0.01}),
+    "reward_disagreement": (8, {"score/disagreement": 9.0}),
+    "rewards_part": (8, {"score/mean": 99.0, "score/source/brief": -99.0}),
+}
+
+
+@pytest.mark.parametrize("name", SUSTAINED)
+def test_a_run_is_not_judged_before_it_has_a_past(name):
+    first, figures = SUSTAINED[name]
+    healthy = min(3, first - 3)
+    rows = [HEALTHY] * healthy + [HEALTHY | figures] * (first - healthy)
+    assert names(rows) == [name]
+    assert names(rows[1:]) == []
+
+
+@pytest.mark.parametrize("name", SUSTAINED)
+def test_one_odd_update_is_not_a_state(name):
+    assert names([*run(19, last=0), dict(BEYOND)[name][-1]]) == []
+
+
+def test_nearly_all_truncated_needs_no_second_look():
+    assert names(run(1, last=1, completion__truncated=0.91)) == ["truncated"]
+    assert names(run(1, last=1, completion__truncated=0.9)) == []
+
+
+def test_values_are_given_their_warm_up():
+    rows = run(30, last=30, value__explained_variance=-0.2)
+    assert names(rows, value_warmup_steps=10, warmup_steps=14) == ["value_not_learning"]
+    assert names(rows, value_warmup_steps=10, warmup_steps=15) == []
+
+
+def test_length_must_pay_more_than_at_the_start():
+    high = [HEALTHY | {"score/length_correlation": 0.5}] * 15
+    for now, expected in ((0.79, []), (0.81, ["length_pays"])):
+        assert names(high + [HEALTHY | {"score/length_correlation": now}] * 5) == expected
+
+
+def test_an_ensemble_that_agreed_wholly_sets_no_standard():
+    agreed = [HEALTHY | {"score/disagreement": 0.0}] * 15
+    assert names(agreed + run(5, last=5, score__disagreement=0.3)) == []
+
+
+def test_a_single_completion_is_no_constant_reward():
+    rows = run(last=1, score__std=0.0)
+    assert names(rows, rollout_batch_size=1, num_mini_batches=1) == []
+    assert names(rows, rollout_batch_size=2, num_mini_batches=1) == ["constant_reward"]
+
+
+def test_rewards_that_fall_together_do_not_part():
+    assert names(run(score__mean=-2.0, score__source__brief=-2.0)) == []
+
+
+def test_alarms_come_in_a_fixed_order():
+    rows = run(last=5, policy__entropy=0.1, policy__clip_fraction=0.5, kl__reference=-1.0)
+    assert names(rows) == ["negative_kl", "step_too_large", "entropy_collapse"]
+
+
+WITHOUT_A_FIELD = {"dropout_on", "negative_kl"}
+"""Their cause lies in the model or the sampler, not in an option."""
+
+
+def options_in(message):
+    """Words with an underscore that are no metric and no choice of an option."""
+    words = set(re.findall(r"(?<![\w/])[a-z]+(?:_[a-z]+)+(?![\w/])", message))
+    return words - CHOICES
+
+
+@pytest.mark.parametrize(("name", "rows"), BEYOND, ids=ids(BEYOND))
+@pytest.mark.parametrize(
+    "overrides", [{}, {"reward_function": None, "reward_model": "m"}], ids=["function", "model"]
+)
+def test_messages_name_options_that_exist(name, rows, overrides):
+    (alarm,) = find_alarms(rows, config(**overrides))
+    assert options_in(alarm.message) <= FIELDS, alarm.message
+    assert options_in(alarm.message) or name in WITHOUT_A_FIELD
+
+
+def test_messages_give_the_figures_and_the_settings():
+    def message(rows, **overrides):
+        return find_alarms(rows, config(**overrides))[0].message
+
+    assert "40%" in message(run(completion__truncated=0.4), max_new_tokens=48)
+    assert "(48)" in message(run(completion__truncated=0.4), max_new_tokens=48)
+    assert "(now 0.003)" in message(run(kl__old_k3=0.5), learning_rate=3e-3)
+    assert "clip fraction 0.45" in message(run(policy__clip_fraction=0.45))
+    assert "from 20 to 50 tokens" in message(run(completion__length=50.0))
+    assert "from 2.00 to 0.20 nats" in message(run(policy__entropy=0.2))
+    assert "3.0 times" in message(run(score__disagreement=0.3))
+    assert "reward brief falls by 0.70" in message(run(score__mean=1.5, score__source__brief=-0.5))
+    assert "look at the samples and at reward_function" in message(run(score__std=0.0))
+    assert "look at the samples and at reward_model" in message(
+        run(score__std=0.0), reward_function=None, reward_model="m"
+    )
+
+
+@pytest.mark.parametrize("kl", [2e-4, -2e-4, float("nan"), float("inf")])
+def test_a_policy_must_start_as_the_base(kl):
+    alarm = start_alarm(kl)
+    assert alarm is not None
+    assert alarm.name == "wrong_reference"
+    assert options_in(alarm.message) == {"model_name_or_path"} <= FIELDS
+
+
+@pytest.mark.parametrize("kl", [0.0, 9e-5, -9e-5])
+def test_rounding_is_no_other_start(kl):
+    assert start_alarm(kl) is None
+
+
+def test_an_update_must_move_the_adapter():
+    alarm = adapter_alarm((1.0, 2.0), (1.0, 2.0))
+    assert alarm is not None
+    assert alarm.name == "adapter_not_training"
+    assert options_in(alarm.message) == {"learning_rate"} <= FIELDS
+    assert adapter_alarm((1.0, 2.0), (1.0, 2.0 + 1e-12)) is None
+    assert adapter_alarm((1.0, 2.0), (1.1, 2.0)) is None
+
+
+def test_a_fatal_alarm_ends_the_run_by_its_name():
+    raise_fatal(None)
+    with pytest.raises(TrainingError, match=r"^too bad \[the_name\]$"):
+        raise_fatal(Alarm("the_name", "too bad"))
+
+
+def test_two_bos_tokens_are_refused():
+    with pytest.raises(DataError, match=r"^prompts\.jsonl: .* \[double_bos\]$"):
+        refuse_double_bos([1, 1, 5], 1, source="prompts.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("ids", "bos"), [([1, 5, 1], 1), ([5, 1, 1], 1), ([1], 1), ([], 1), ([1, 1], None), ([2, 2], 1)]
+)
+def test_other_beginnings_are_not(ids, bos):
+    refuse_double_bos(ids, bos, source="prompts.jsonl")
