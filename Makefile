@@ -1,7 +1,9 @@
 # make demo       set up and run the whole path on the embedded model
 # make test       set up and run the tests
 # make test-slow  the longer tests: two processes, the page in a real browser
+# make mutants    put known bugs into a copy of the package; some test must fail for each
 # make check      what every commit must pass beside the tests
+# make bench      set up and time PPO beside TRL's; see benchmarks/README.md
 #
 # On Linux without a GPU, pip's default torch brings gigabytes of CUDA; choose the small one with
 #   make setup TORCH_INDEX_URL=https://download.pytorch.org/whl/cpu
@@ -13,7 +15,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: setup demo test test-slow check lint format clean
+.PHONY: setup demo test test-slow mutants check lint format clean bench bench-setup bench-setup-lf
 .DEFAULT_GOAL := setup
 
 setup: $(INSTALLED)
@@ -37,6 +39,9 @@ test: setup
 test-slow: setup  # several processes, a real browser (skipped without chromium and playwright)
 	$(BIN)/python -m pytest -m slow $(ARGS)
 
+mutants: setup  # some minutes; ARGS="--only KL" tries those with KL in their name
+	$(BIN)/python tests/mutants.py $(ARGS)
+
 check: lint
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q tests/test_architecture.py
@@ -48,6 +53,21 @@ lint: setup
 format: setup
 	$(BIN)/ruff format
 	$(BIN)/ruff check --fix
+
+bench: setup bench-setup
+	$(BIN)/python benchmarks/ppo_vs_trl.py $(ARGS)
+
+bench-setup: benchmarks/.venv-trl/.installed  # TRL's last release with PPO
+
+bench-setup-lf: benchmarks/.venv-lf/.installed  # LLaMA-Factory, for --peers llamafactory
+
+benchmarks/.venv-%/.installed: benchmarks/constraints-%.txt
+	$(PYTHON) -m venv $(@D)
+ifneq ($(TORCH_INDEX_URL),)
+	$(@D)/bin/pip install --quiet --no-deps --index-url $(TORCH_INDEX_URL) "$$(grep '^torch==' $<)"
+endif
+	$(@D)/bin/pip install --quiet -r $<
+	touch $@
 
 clean:
 	rm -rf build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
