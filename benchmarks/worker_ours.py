@@ -14,7 +14,7 @@ from rlhf.cli import quiet_libraries
 from rlhf.config import AdapterConfig, PPOConfig
 from rlhf.data.readers import read_prompts
 from rlhf.model.base import resolve_model
-from rlhf.ppo_trainer import PPOTrainer
+from rlhf.ppo.trainer import PPOTrainer
 from rlhf.ranks import Ranks
 
 DTYPES = {"fp32": "float32", "bf16": "bfloat16"}

@@ -28,17 +28,17 @@ LOGPROBS = "tests/ops/test_kl_and_logprobs.py"
 LOSSES = "tests/ops/test_losses.py"
 MASKING = "tests/ops/test_masking.py"
 RETURNS = "tests/ops/test_returns.py"
-ADVANTAGES = "tests/test_advantages.py"
-ALARMS = "tests/test_alarm_states.py"
-BEHAVIOUR = "tests/test_ppo_behaviour.py"
+ADVANTAGES = "tests/ppo/test_advantages.py"
+ALARMS = "tests/ppo/test_alarm_states.py"
+BEHAVIOUR = "tests/ppo/test_ppo_behaviour.py"
 FORWARD = "tests/model/test_forward.py"
 GENERATION = "tests/model/test_generation.py"
 OPTIMIZATION = "tests/test_optimization.py"
-OPTIONS = "tests/test_ppo_options.py"
-PPO = "tests/test_ppo.py"
+OPTIONS = "tests/ppo/test_ppo_options.py"
+PPO = "tests/ppo/test_stage.py"
 REWARD = "tests/test_reward.py"
 ROLES = "tests/model/test_roles.py"
-ROLLOUT = "tests/test_rollout.py"
+ROLLOUT = "tests/ppo/test_rollout.py"
 
 
 @dataclass(frozen=True)
@@ -154,7 +154,7 @@ MUTANTS = [
     ),
     Mutant(
         "penalty for a stop token other than EOS",
-        "rollout.py",
+        "ppo/rollout.py",
         "[self.chat.has_ended(i) for i in completion_ids]",
         "[i[-1] == self.chat.tokenizer.eos_token_id for i in completion_ids]",
         (f"{BEHAVIOUR}::test_any_stop_token_ends_a_completion",),
@@ -226,42 +226,42 @@ MUTANTS = [
     ),
     Mutant(
         "same noise for every row",
-        "rollout.py",
+        "ppo/rollout.py",
         "_ROLLOUT_NOISE, update, row) for row in chunk]",
         "_ROLLOUT_NOISE, update, 0) for row in chunk]",
         (f"{BEHAVIOUR}::test_rows_updates_and_seeds_are_sampled_apart",),
     ),
     Mutant(
         "same noise in every update",
-        "rollout.py",
+        "ppo/rollout.py",
         "_ROLLOUT_NOISE, update, row) for row in chunk]",
         "_ROLLOUT_NOISE, 0, row) for row in chunk]",
         (f"{BEHAVIOUR}::test_rows_updates_and_seeds_are_sampled_apart",),
     ),
     Mutant(
         "same noise for every seed",
-        "rollout.py",
+        "ppo/rollout.py",
         "(self.config.seed, _ROLLOUT_NOISE,",
         "(0, _ROLLOUT_NOISE,",
         (f"{BEHAVIOUR}::test_rows_updates_and_seeds_are_sampled_apart",),
     ),
     Mutant(
         "noise by place in the process instead of the rollout",
-        "rollout.py",
+        "ppo/rollout.py",
         "_ROLLOUT_NOISE, update, row) for row in chunk]",
         "_ROLLOUT_NOISE, update, row - rows[0]) for row in chunk]",
         (f"{BEHAVIOUR}::test_a_share_of_the_rows_is_sampled_as_in_the_whole",),
     ),
     Mutant(
         "noise by place in the generation batch",
-        "rollout.py",
+        "ppo/rollout.py",
         "_ROLLOUT_NOISE, update, row) for row in chunk]",
         "_ROLLOUT_NOISE, update, row - chunk[0]) for row in chunk]",
         (f"{OPTIONS}::test_the_generation_batch_changes_no_sample",),
     ),
     Mutant(
         "same order of prompts in every pass",
-        "rollout.py",
+        "ppo/rollout.py",
         'random.Random(f"{self._key}/{number}")',
         "random.Random(self._key)",
         (ROLLOUT,),
@@ -276,14 +276,14 @@ MUTANTS = [
     ),
     Mutant(
         "entropy averaged over padding",
-        "ppo_trainer.py",
+        "ppo/trainer.py",
         "float(-masked_mean(rollout.logprobs, mask))",
         "float(-rollout.logprobs.mean())",
         (f"{BEHAVIOUR}::test_figures_of_a_rollout_are_means_over_its_tokens",),
     ),
     Mutant(
         "whitening over padding",
-        "advantages.py",
+        "ppo/advantages.py",
         "advantages=whiten(advantages, mask)",
         "advantages=whiten(advantages, mask | ~mask)",
         (ADVANTAGES,),
@@ -299,14 +299,14 @@ MUTANTS = [
     ),
     Mutant(
         "returns from whitened advantages",
-        "advantages.py",
+        "ppo/advantages.py",
         "returns=returns,",
         "returns=whiten(advantages, mask) + rollout.values,",
         (ADVANTAGES,),
     ),
     Mutant(
         "loss divided by the tokens of the micro-batch",
-        "ppo_update.py",
+        "ppo/update.py",
         "part = _Part(rollout, targets, batch, rows, tokens)",
         "part = _Part(rollout, targets, batch, rows, batch.completion_mask.sum())",
         (f"{PPO}::test_micro_batch_size_changes_nothing",),
@@ -329,35 +329,35 @@ MUTANTS = [
     ),
     Mutant(
         "log ratio upside down",
-        "rollout.py",
+        "ppo/rollout.py",
         "return self.logprobs - self.ref_logprobs",
         "return self.ref_logprobs - self.logprobs",
         (ADVANTAGES,),
     ),
     Mutant(
         "KL charged in the loss and in the reward",
-        "advantages.py",
+        "ppo/advantages.py",
         'charged = kl_coef if config.kl_in == "reward" else 0.0',
         "charged = kl_coef",
         (ADVANTAGES,),
     ),
     Mutant(
         "KL charged in the reward and in the loss",
-        "ppo_update.py",
+        "ppo/update.py",
         'if config.kl_in == "loss":',
         'if config.kl_in in ("loss", "reward"):',
         (f"{BEHAVIOUR}::test_the_policy_loss_alone_moves_the_policy",),
     ),
     Mutant(
         "reference is the policy",
-        "rollout.py",
+        "ppo/rollout.py",
         "with self.roles.use(None):",
         'with self.roles.use("policy"):',
         (f"{PPO}::test_first_minibatch_ratio_is_exactly_one_and_kl_exactly_zero",),
     ),
     Mutant(
         "controller fed the KL per token",
-        "ppo_trainer.py",
+        "ppo/trainer.py",
         "kl = float(masked_sum(rollout.log_ratio_ref, rollout.mask).mean())",
         "kl = float(masked_mean(rollout.log_ratio_ref, rollout.mask))",
         (f"{OPTIONS}::test_the_kl_weight_follows_the_rule_of_ziegler",),
@@ -437,21 +437,21 @@ MUTANTS = [
     ),
     Mutant(
         "old log-probabilities not detached",
-        "ppo_update.py",
+        "ppo/update.py",
         "old_logprobs = part.of(part.rollout.logprobs)",
         "old_logprobs = logprobs",
         (f"{PPO}::test_number_of_optimiser_steps",),
     ),
     Mutant(
         "old log-probabilities computed anew in every minibatch",
-        "ppo_update.py",
+        "ppo/update.py",
         "old_logprobs = part.of(part.rollout.logprobs)",
         "old_logprobs = logprobs.detach()",
         (f"{BEHAVIOUR}::test_later_minibatches_see_how_far_the_policy_moved",),
     ),
     Mutant(
         "demonstrations made less likely",
-        "ptx.py",
+        "ppo/ptx.py",
         "loss = -completion_logprobs(",
         "loss = completion_logprobs(",
         (f"{OPTIONS}::test_demonstrations_add_their_weighed_likelihood_to_the_gradient",),
@@ -480,14 +480,14 @@ MUTANTS = [
     ),
     Mutant(
         "num_mini_batches has no effect",
-        "rollout.py",
+        "ppo/rollout.py",
         "size = len(order) // config.num_mini_batches",
         "size = len(order)",
         (f"{PPO}::test_number_of_optimiser_steps",),
     ),
     Mutant(
         "num_ppo_epochs has no effect",
-        "ppo_update.py",
+        "ppo/update.py",
         "for epoch in range(config.num_ppo_epochs):",
         "for epoch in range(1):",
         (f"{PPO}::test_number_of_optimiser_steps",),
@@ -502,21 +502,21 @@ MUTANTS = [
     ),
     Mutant(
         "policy adapter frozen",
-        "ppo_trainer.py",
+        "ppo/trainer.py",
         'self.roles.add("policy", config.adapter, trainable=True,',
         'self.roles.add("policy", config.adapter, trainable=False,',
         (f"{PPO}::test_number_of_optimiser_steps",),
     ),
     Mutant(
         "value adapter frozen",
-        "value.py",
+        "ppo/value.py",
         "roles.add(VALUE_ROLE, config.adapter, trainable=True,",
         "roles.add(VALUE_ROLE, config.adapter, trainable=False,",
         (f"{PPO}::test_number_of_optimiser_steps",),
     ),
     Mutant(
         "value adapter left out of its optimiser",
-        "value.py",
+        "ppo/value.py",
         'own = self.roles.parameters(VALUE_ROLE) if self.kind == "adapter" else {}',
         "own = {}",
         (f"{PPO}::test_value_warm_up_leaves_the_policy_alone",),
@@ -530,7 +530,7 @@ MUTANTS = [
     ),
     Mutant(
         "checkpoint of another base accepted",
-        "ppo_trainer.py",
+        "ppo/trainer.py",
         'if identity["base_fingerprint"] != self.roles.base.fingerprint:',
         "if False:",
         (f"{ALARMS}::test_a_base_that_changed_under_its_checkpoint",),
@@ -559,7 +559,7 @@ MUTANTS = [
     ),
     Mutant(
         "values start from scores that are not normalised",
-        "value.py",
+        "ppo/value.py",
         "self.head.copy_normalized(model.head)",
         "self.head.load_state_dict({**self.head.state_dict(), "
         "'weight': model.head.weight, 'bias': model.head.bias})",

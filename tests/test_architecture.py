@@ -15,11 +15,10 @@ PACKAGES = ("rlhf", "labeling_ui", "stages")
 LAYERS = (
     {"errors", "records"},
     {"config"},
-    {"alarms", "checkpoints", "data", "ops", "options", "progress", "runs", "store", "trackers"},
+    {"checkpoints", "data", "ops", "options", "progress", "runs", "store", "trackers"},
     {"model", "optimization", "ranks"},
-    {"advantages", "comparison", "evaluate", "export", "figures", "generate", "inference", "ppo"}
-    | {"ppo_trainer", "ppo_update", "ptx", "reference", "report", "reward", "rewards", "rollout"}
-    | {"sample", "sft", "value"},
+    {"comparison", "evaluate", "export", "figures", "generate", "inference", "ppo", "report"}
+    | {"reward", "sample", "sft"},
     {"demo"},
     {"__main__", "cli"},
 )

@@ -15,13 +15,13 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from rlhf import advantages
 from rlhf.config import AdapterConfig, PPOConfig
 from rlhf.model.base import load_base, resolve_model
 from rlhf.model.roles import Roles
 from rlhf.ops.kl import kl_k3
 from rlhf.ops.returns import shape_rewards as charge
-from rlhf.ppo_trainer import PPOTrainer
+from rlhf.ppo import advantages
+from rlhf.ppo.trainer import PPOTrainer
 from rlhf.ranks import Ranks
 from rlhf.records import Prompt
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from rlhf.config import PPOConfig
 from rlhf.ops.masking import masked_sum, masked_variance, whiten
 from rlhf.ops.returns import gae, rloo, shape_rewards
-from rlhf.rollout import Rollout
+from rlhf.ppo.rollout import Rollout
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,8 @@
 """One PPO update, in the order of the code.
 
-Sample completions and score them (``rlhf.rollout``), shape per-token rewards with the KL to the
-reference and estimate advantages (``rlhf.advantages``), then take ``num_ppo_epochs *
-num_mini_batches`` optimiser steps on the policy and the value model (``rlhf.ppo_update``).
+Sample completions and score them (``rlhf.ppo.rollout``), shape per-token rewards with the KL to the
+reference and estimate advantages (``rlhf.ppo.advantages``), then take ``num_ppo_epochs *
+num_mini_batches`` optimiser steps on the policy and the value model (``rlhf.ppo.update``).
 """
 
 from __future__ import annotations
@@ -15,14 +15,6 @@ from typing import Any
 
 import torch
 
-from rlhf.advantages import Targets, estimate
-from rlhf.alarms import (
-    MAX_RATIO_ERROR,
-    SOURCE_PREFIX,
-    adapter_alarm,
-    raise_fatal,
-    start_alarm,
-)
 from rlhf.checkpoints import load_tensors, save_tensors, verify_folder, write_folder, write_json
 from rlhf.config import PPOConfig
 from rlhf.data.chat import ChatFormat
@@ -37,14 +29,22 @@ from rlhf.ops.masking import masked_mean, masked_sum
 from rlhf.ops.metrics import correlation, distinct_pairs, explained_variance
 from rlhf.ops.scores import shape_scores
 from rlhf.optimization import RoleOptimizer
-from rlhf.ppo_update import Learner
-from rlhf.ptx import DemonstrationMix
+from rlhf.ppo.advantages import Targets, estimate
+from rlhf.ppo.alarms import (
+    MAX_RATIO_ERROR,
+    SOURCE_PREFIX,
+    adapter_alarm,
+    raise_fatal,
+    start_alarm,
+)
+from rlhf.ppo.ptx import DemonstrationMix
+from rlhf.ppo.reference import add_reference
+from rlhf.ppo.rewards import RewardFunction, build_reward
+from rlhf.ppo.rollout import Rollout, RolloutCollector
+from rlhf.ppo.update import Learner
+from rlhf.ppo.value import VALUE_ROLE, ValueModel
 from rlhf.ranks import Ranks
 from rlhf.records import Prompt
-from rlhf.reference import add_reference
-from rlhf.rewards import RewardFunction, build_reward
-from rlhf.rollout import Rollout, RolloutCollector
-from rlhf.value import VALUE_ROLE, ValueModel
 
 _VALUE_HEAD = "value_head.safetensors"
 
@@ -118,7 +118,7 @@ class PPOTrainer:
             One row of metrics, the rollout and what it was trained towards.
 
         Raises:
-            TrainingError: Where going on would be for nothing (``rlhf.alarms``).
+            TrainingError: Where going on would be for nothing (``rlhf.ppo.alarms``).
         """
         config, started = self.config, time.perf_counter()
         rollout = self.collector.collect(prompts, prompt_ids, update=update)

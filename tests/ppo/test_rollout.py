@@ -1,5 +1,5 @@
 from rlhf.config import PPOConfig
-from rlhf.rollout import SeededPasses, minibatch_plan
+from rlhf.ppo.rollout import SeededPasses, minibatch_plan
 
 
 def config(**overrides):

@@ -17,8 +17,8 @@ from rlhf.data.lengths import refuse_long
 from rlhf.data.readers import read_demonstrations
 from rlhf.model.roles import Roles
 from rlhf.model.scoring import completion_logprobs
+from rlhf.ppo.rollout import SeededPasses
 from rlhf.ranks import Ranks
-from rlhf.rollout import SeededPasses
 
 
 class DemonstrationMix:

@@ -22,10 +22,10 @@ from rlhf.model.generation import sample_completions
 from rlhf.model.roles import Roles
 from rlhf.model.scoring import completion_logprobs
 from rlhf.ops.masking import length_mask
+from rlhf.ppo.rewards import Reward, Scores
+from rlhf.ppo.value import ValueModel
 from rlhf.ranks import Ranks
 from rlhf.records import Prompt
-from rlhf.rewards import Reward, Scores
-from rlhf.value import ValueModel
 
 _ROLLOUT_NOISE = 1
 """Purpose number in the noise keys; see ``rlhf.model.generation``."""

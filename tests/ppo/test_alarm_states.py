@@ -11,12 +11,11 @@ from tiny_model import TEMPLATE, make_model, make_tokenizer
 from tokenizers.processors import TemplateProcessing
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from rlhf import ppo_trainer, rollout
 from rlhf.config import AdapterConfig, PPOConfig, RewardConfig
 from rlhf.errors import RlhfError
 from rlhf.model import generation
 from rlhf.model.roles import Roles
-from rlhf.ppo import PPOStage
+from rlhf.ppo import PPOStage, rollout, trainer
 from rlhf.reward import RewardStage
 
 PROMPTS = ["a b c", "d", "e f g h i", "hello", "world a", "b c", "j k", "l m n o"]
@@ -89,7 +88,7 @@ def test_a_policy_that_does_not_start_as_the_base(config, monkeypatch):
                 if "lora_B" in key and name == "policy":
                     torch.nn.init.constant_(parameter, 0.02)
 
-    monkeypatch.setattr(ppo_trainer, "Roles", Odd)
+    monkeypatch.setattr(trainer, "Roles", Odd)
     with pytest.raises(RlhfError, match=r"not 0: the policy did .* \[wrong_reference\]$"):
         run(config)
 
@@ -110,7 +109,7 @@ def noisy(load):
 @pytest.mark.parametrize("changes", [{}, {"value_warmup_steps": 1}], ids=["", "value warm-up"])
 def test_dropout_in_the_model(config, monkeypatch, changes):
     """It also gives the first rollout a KL, which must not be taken for another fault."""
-    monkeypatch.setattr(ppo_trainer, "load_base", noisy(ppo_trainer.load_base))
+    monkeypatch.setattr(trainer, "load_base", noisy(trainer.load_base))
     assert "dropout_on" in run(config, **changes)
 
 
@@ -126,7 +125,7 @@ def test_dropout_of_a_model_in_training_mode(config, tmp_path, monkeypatch):
             super().add(*args, **kwargs)
             self.causal_lm.train()
 
-    monkeypatch.setattr(ppo_trainer, "Roles", Training)
+    monkeypatch.setattr(trainer, "Roles", Training)
     assert "dropout_on" in run(config, model_name_or_path=str(folder), learning_rate=1e-5)
 
 
@@ -179,8 +178,8 @@ def test_completions_that_are_cut_off(config):
 
 
 def test_a_learning_rate_of_nothing(config, monkeypatch):
-    step = ppo_trainer.RoleOptimizer.step
-    monkeypatch.setattr(ppo_trainer.RoleOptimizer, "step", lambda self, factor: step(self, 0.0))
+    step = trainer.RoleOptimizer.step
+    monkeypatch.setattr(trainer.RoleOptimizer, "step", lambda self, factor: step(self, 0.0))
     with pytest.raises(RlhfError, match=r"nothing trains; .* \[adapter_not_training\]$"):
         run(config)
 
@@ -190,7 +189,7 @@ def test_a_frozen_adapter(config, monkeypatch):
         def add(self, name, settings, *, trainable, seed=0):
             super().add(name, settings, trainable=trainable and name != "policy", seed=seed)
 
-    monkeypatch.setattr(ppo_trainer, "Roles", Frozen)
+    monkeypatch.setattr(trainer, "Roles", Frozen)
     with pytest.raises(RlhfError, match=r"nothing to train: .* \[adapter_not_training\]$"):
         run(config)
 

@@ -11,7 +11,6 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from rlhf.advantages import Targets
 from rlhf.config import PPOConfig
 from rlhf.data.collation import TokenBatch
 from rlhf.model.scoring import (
@@ -26,9 +25,10 @@ from rlhf.ops.losses import (
     truncated_importance_weights,
 )
 from rlhf.optimization import RoleOptimizer, lr_factor
-from rlhf.ptx import DemonstrationMix
-from rlhf.rollout import Rollout, RolloutCollector, minibatch_plan
-from rlhf.value import VALUE_ROLE, ValueModel
+from rlhf.ppo.advantages import Targets
+from rlhf.ppo.ptx import DemonstrationMix
+from rlhf.ppo.rollout import Rollout, RolloutCollector, minibatch_plan
+from rlhf.ppo.value import VALUE_ROLE, ValueModel
 
 _STATISTICS = (
     "policy/loss",

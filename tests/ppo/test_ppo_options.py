@@ -10,13 +10,13 @@ from peft import PeftModel
 from tiny_model import WORDS
 from transformers import AutoModelForCausalLM
 
-from rlhf.advantages import Targets, estimate
 from rlhf.config import AdapterConfig, PPOConfig, SFTConfig
 from rlhf.errors import ConfigError
 from rlhf.model.base import resolve_base
 from rlhf.model.scoring import completion_logprobs
 from rlhf.ppo import PPOStage
-from rlhf.ppo_trainer import PPOTrainer
+from rlhf.ppo.advantages import Targets, estimate
+from rlhf.ppo.trainer import PPOTrainer
 from rlhf.ranks import Ranks
 from rlhf.records import Prompt
 from rlhf.sft import SFTStage
@@ -255,7 +255,7 @@ def test_the_completions_of_a_prompt_are_neighbours_and_differ(config, monkeypat
             seen.append(found[1])
             return found
 
-    monkeypatch.setattr("rlhf.ppo.PPOTrainer", Watched)
+    monkeypatch.setattr("rlhf.ppo.stage.PPOTrainer", Watched)
     run(config, **RLOO)
     texts = [prompt.text for rollout in seen for prompt in rollout.prompts]
     assert texts[0::2] == texts[1::2]

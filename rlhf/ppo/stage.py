@@ -1,6 +1,6 @@
 """The PPO stage: prompts and a reward in; a policy adapter on the folded base out.
 
-The run around the updates of ``rlhf.ppo_trainer``: prompts in seeded passes, logging, checkpoints
+The run around the updates of ``rlhf.ppo.trainer``: prompts in seeded passes, logging, checkpoints
 and resuming, the KL budget, and at the end the adapter and its export for the original base.
 """
 
@@ -13,8 +13,6 @@ from typing import Any
 
 from torch import Tensor
 
-from rlhf.advantages import Targets
-from rlhf.alarms import KEY_FIGURES, SOURCE_PREFIX, find_alarms, refuse_double_bos
 from rlhf.checkpoints import fingerprint_file, keep_last, newest_valid, sweep
 from rlhf.config import PPOConfig
 from rlhf.data.chat import ChatFormat
@@ -31,11 +29,13 @@ from rlhf.export import (
 )
 from rlhf.model.base import ADAPTER_FOLDER, resolve_base
 from rlhf.model.generation import require_room
-from rlhf.ppo_trainer import PPOTrainer
+from rlhf.ppo.advantages import Targets
+from rlhf.ppo.alarms import KEY_FIGURES, SOURCE_PREFIX, find_alarms, refuse_double_bos
+from rlhf.ppo.rewards import RewardFunction, check_rewards
+from rlhf.ppo.rollout import Rollout, SeededPasses
+from rlhf.ppo.trainer import PPOTrainer
 from rlhf.ranks import Ranks
 from rlhf.records import Prompt
-from rlhf.rewards import RewardFunction, check_rewards
-from rlhf.rollout import Rollout, SeededPasses
 from rlhf.runs import Listener, RunFolder
 
 CHECKPOINTS_FOLDER = "checkpoints"

@@ -9,16 +9,16 @@ import torch
 from tiny_model import TEMPLATE, make_model, make_tokenizer
 from tokenizers.processors import TemplateProcessing
 
-from rlhf.advantages import estimate
 from rlhf.config import AdapterConfig, PPOConfig, RewardConfig
 from rlhf.data.chat import ChatFormat
 from rlhf.model.base import resolve_model
 from rlhf.ppo import PPOStage
-from rlhf.ppo_trainer import PPOTrainer
+from rlhf.ppo.advantages import estimate
+from rlhf.ppo.rollout import Rollout
+from rlhf.ppo.trainer import PPOTrainer
 from rlhf.ranks import Ranks
 from rlhf.records import Prompt
 from rlhf.reward import RewardStage
-from rlhf.rollout import Rollout
 
 TEXTS = ["a b c", "d", "e f g h i", "hello"]
 END, GOOD, BAD = 2, 26, 27

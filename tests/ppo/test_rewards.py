@@ -24,9 +24,7 @@ from rlhf.errors import CheckpointError, ConfigError, DataError, TrainingError
 from rlhf.model.adapters import adapter_state
 from rlhf.model.base import load_base, resolve_model
 from rlhf.model.roles import Roles
-from rlhf.records import Prompt
-from rlhf.reward import RewardModel, RewardStage
-from rlhf.rewards import (
+from rlhf.ppo.rewards import (
     ClassifierReward,
     FunctionReward,
     ModelReward,
@@ -36,6 +34,8 @@ from rlhf.rewards import (
     load_reward_function,
     reward_specs,
 )
+from rlhf.records import Prompt
+from rlhf.reward import RewardModel, RewardStage
 from rlhf.runs import RunFolder
 
 SPECIAL = ["[PAD]", "[BOS]", "[EOS]", "[Q]", "[A]", "[UNK]"]

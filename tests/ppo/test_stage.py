@@ -11,7 +11,7 @@ from rlhf.config import AdapterConfig, PPOConfig
 from rlhf.errors import CheckpointError, ConfigError, TrainingError
 from rlhf.model.base import resolve_model
 from rlhf.ppo import PPOStage
-from rlhf.ppo_trainer import PPOTrainer
+from rlhf.ppo.trainer import PPOTrainer
 from rlhf.ranks import Ranks
 from rlhf.records import Prompt
 

@@ -7,10 +7,10 @@ and .2 0, so that a KL weight of .5 makes the rewards -.1 .2 .7 and -.1 2.
 import pytest
 import torch
 
-from rlhf.advantages import estimate
 from rlhf.config import PPOConfig
 from rlhf.ops.masking import length_mask
-from rlhf.rollout import Rollout
+from rlhf.ppo.advantages import estimate
+from rlhf.ppo.rollout import Rollout
 
 MASK = length_mask(torch.tensor([3, 2]), 3)
 SCORES = torch.tensor([1.0, 2.0], dtype=torch.float64)

@@ -4,7 +4,9 @@ from typing import get_args, get_type_hints
 
 import pytest
 
-from rlhf.alarms import (
+from rlhf.config import PPOConfig
+from rlhf.errors import DataError, TrainingError
+from rlhf.ppo.alarms import (
     KEY_FIGURES,
     SOURCE_PREFIX,
     Alarm,
@@ -14,8 +16,6 @@ from rlhf.alarms import (
     refuse_double_bos,
     start_alarm,
 )
-from rlhf.config import PPOConfig
-from rlhf.errors import DataError, TrainingError
 
 HEALTHY = {
     "score/mean": 0.5,

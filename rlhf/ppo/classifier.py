@@ -1,0 +1,210 @@
+"""A transformers sequence classifier as a reward: it reads the text with its own tokenizer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import snapshot_download
+from jinja2 import TemplateError
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+
+from rlhf.data.chat import ChatFormat
+from rlhf.errors import ConfigError, DataError, TrainingError
+from rlhf.ops.masking import length_mask
+from rlhf.records import Prompt
+
+NO_CARD = "scores are used as they are: no reward card gives their mean and spread"
+WANTED = (
+    "give a finished run folder of the reward stage or a sequence-classification model of "
+    "transformers"
+)
+SHOWN = 60
+"""Characters of a text that a message shows."""
+_BATCH = 16
+
+
+class ClassifierReward:
+    """A transformers sequence classifier, which reads the text with a tokenizer of its own.
+
+    With one label the score is its logit; with two it is logit[1] - logit[0], the log-odds of the
+    second. A completion scores as it would alone: rows are padded on the right with the id that
+    the model's config names, which transformers' decoders skip to find the last token (so they do
+    where it is the end token), and one by one where it names none.
+    """
+
+    note: str | None = NO_CARD
+
+    def __init__(self, model: Any, tokenizer: Any, name: str, chat: ChatFormat) -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+        self.name = name
+        self.chat = chat
+        self._positions = _positions(model)
+        pad = model.config.get_text_config().pad_token_id
+        size = model.get_input_embeddings().num_embeddings
+        self._pad_id: int | None = pad if pad is not None and 0 <= pad < size else None
+
+    @classmethod
+    def load(cls, path: str, name: str, chat: ChatFormat, device: torch.device) -> ClassifierReward:
+        """Load a folder or hub model, in the dtype that its config names (else float32)."""
+        config = read_classifier_config(path)
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(path)
+            model, loading = AutoModelForSequenceClassification.from_pretrained(
+                path, dtype=config.dtype or torch.float32, output_loading_info=True
+            )
+        except (OSError, ValueError, RuntimeError) as error:
+            raise ConfigError(
+                f"reward_model: {path} can't be loaded: {first_line(error)}"
+            ) from error
+        missing = sorted(loading["missing_keys"])
+        if missing:
+            raise ConfigError(
+                f"reward_model: {path} has no weights for {missing[0]}, so its scores would be "
+                f"random; {WANTED}"
+            )
+        return cls(model.to(device).eval().requires_grad_(False), tokenizer, name, chat)
+
+    @torch.no_grad()
+    def score(
+        self,
+        prompts: Sequence[Prompt],
+        prompt_ids: Sequence[list[int]],
+        completion_ids: Sequence[list[int]],
+    ) -> Tensor:
+        """Score decoded completions in batches of similar length."""
+        rows = [
+            self.encode(prompt, self.chat.decode_completion(ids))
+            for prompt, ids in zip(prompts, completion_ids, strict=True)
+        ]
+        size = 1 if self._pad_id is None else _BATCH
+        order = sorted(range(len(rows)), key=lambda row: len(rows[row]))
+        scores = torch.zeros(len(rows))
+        for start in range(0, len(order), size):
+            chunk = order[start : start + size]
+            scores[torch.tensor(chunk)] = self._forward([rows[row] for row in chunk])
+        return finite_scores(scores, f"reward {self.name}", self.chat, completion_ids)
+
+    def encode(self, prompt: Prompt, completion: str) -> list[int]:
+        """Token ids of a prompt with its completion.
+
+        Text from a chat template gets no further special tokens: the template writes those that
+        the model wants. Without a template, the completion stands in a new line under the prompt.
+
+        Raises:
+            DataError: If the template refuses the prompt.
+            TrainingError: If the text is longer than the model can read; it is never cut.
+        """
+        if self.tokenizer.chat_template is None:
+            ids = self.tokenizer(f"{prompt.text}\n{completion}")["input_ids"]
+        else:
+            ids = self.tokenizer(self._render(prompt, completion), add_special_tokens=False)[
+                "input_ids"
+            ]
+        if self._positions is not None and len(ids) > self._positions:
+            raise TrainingError(
+                f"reward {self.name}: prompt {prompt.text[:SHOWN]!r} with its completion has "
+                f"{len(ids)} tokens, the model reads {self._positions}; lower max_new_tokens or "
+                "drop long prompts"
+            )
+        return list(ids)
+
+    def _render(self, prompt: Prompt, completion: str) -> str:
+        messages = [{"role": turn.role, "content": turn.content} for turn in prompt.messages]
+        messages.append({"role": "assistant", "content": completion})
+        try:
+            return str(self.tokenizer.apply_chat_template(messages, tokenize=False))
+        except TemplateError as error:
+            raise DataError(
+                f"the chat template of reward {self.name} refuses the prompt "
+                f"{prompt.text[:SHOWN]!r}: {first_line(error)}"
+            ) from error
+
+    def _forward(self, rows: list[list[int]]) -> Tensor:
+        """Scores of one batch of token ids, float32 (B,) on the CPU."""
+        lengths = torch.tensor([len(ids) for ids in rows])
+        ids = nn.utils.rnn.pad_sequence(
+            [torch.tensor(row) for row in rows],
+            batch_first=True,
+            padding_value=float(self._pad_id or 0),
+        )
+        device = self.model.device
+        output = self.model(
+            input_ids=ids.to(device),
+            attention_mask=length_mask(lengths, ids.shape[1]).long().to(device),
+        )
+        logits: Tensor = output.logits.float().cpu()
+        return logits[:, 0] if logits.shape[1] == 1 else logits[:, 1] - logits[:, 0]
+
+
+def finite_scores(
+    scores: Tensor, source: str, chat: ChatFormat, completion_ids: Sequence[list[int]]
+) -> Tensor:
+    """Refuse scores that no loss can use, naming the first."""
+    for row in (~torch.isfinite(scores)).nonzero().flatten().tolist():
+        text = chat.decode_completion(completion_ids[row])
+        raise TrainingError(f"{source} gave {float(scores[row])} for {text[:SHOWN]!r}")
+    return scores
+
+
+def _positions(model: Any) -> int | None:
+    """Longest text that a model can read, in tokens; None where nothing limits it."""
+    size = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if size is None or size <= 0:
+        return None
+    for name, module in model.named_modules():
+        if name.endswith("position_embeddings") and isinstance(module, nn.Embedding):
+            # RoBERTa and its kin count positions from the one after the padding position.
+            return int(size if module.padding_idx is None else size - module.padding_idx - 1)
+    return int(size)
+
+
+def read_classifier_config(path: str) -> Any:
+    """Read a sequence classifier's config, refusing what gives no single score."""
+    folder = Path(path) if Path(path).exists() else _hub_config(path)
+    if not (folder / "config.json").is_file():
+        raise ConfigError(
+            f"reward_model: {path} holds neither a run (run.json) nor a model (config.json); "
+            f"{WANTED}"
+        )
+    try:
+        config = AutoConfig.from_pretrained(folder)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"reward_model: {path} can't be read: {first_line(error)}") from error
+    kinds = [str(kind) for kind in config.architectures or ()]
+    if not any(kind.endswith("ForSequenceClassification") for kind in kinds):
+        raise ConfigError(
+            f"reward_model: {path} is {' or '.join(kinds) or 'of no known kind'}, which gives no "
+            f"score; {WANTED}"
+        )
+    if config.num_labels not in (1, 2):
+        raise ConfigError(
+            f"reward_model: {path} has {config.num_labels} labels; give a model with one (its "
+            "score) or two (the second is the good one)"
+        )
+    return config
+
+
+def _hub_config(name: str) -> Path:
+    """Fetch a hub model's config, or find it in the local cache; give its folder."""
+    try:
+        return Path(snapshot_download(name, allow_patterns=["config.json"]))
+    except Exception as error:
+        raise ConfigError(
+            f"reward_model: {name!r} is no folder here and no model that the hub gives "
+            f"({type(error).__name__}); check the path"
+        ) from error
+
+
+def firstfirst_line(error: BaseException) -> str:
+    """The first line of an error's text."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's text."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
