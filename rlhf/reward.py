@@ -1,7 +1,7 @@
 """The reward model: K-wise rankings in; an adapter with a score head out.
 
 One batch element is a prompt with all of its ranked completions, each encoded once; the loss is
-the mean over a prompt's strict pairs (``rlhf.ops.losses.ranking_loss``). The score is read at the
+the mean over a prompt's strict pairs (``rlhf.ops.ranking``). The score is read at the
 end token by a float32 head outside PEFT. After training its constants are set so that
 demonstrations score 0 on average and completions spread with standard deviation 1.
 """
@@ -33,8 +33,8 @@ from rlhf.model.base import ADAPTER_FOLDER, check_base, load_base, resolve_base,
 from rlhf.model.heads import ScalarHead
 from rlhf.model.roles import Roles
 from rlhf.model.scoring import completion_scores
-from rlhf.ops.losses import ranking_loss
 from rlhf.ops.metrics import clustered_ratio_interval, pair_outcomes
+from rlhf.ops.ranking import bradley_terry_loss
 from rlhf.optimization import RoleOptimizer, lr_factor
 from rlhf.ranks import Ranks
 from rlhf.records import Demonstration, Ranking
@@ -296,7 +296,7 @@ class RewardModel:
         Args:
             batch: This process's prompts.
             total: Prompts of the batch over all processes, which the loss is averaged over.
-            label_smoothing: See ``ranking_loss``.
+            label_smoothing: See ``bradley_terry_loss``.
 
         Returns:
             float32 (3,): this share's part of the mean loss, its rightly ordered pairs, its pairs.
@@ -314,7 +314,7 @@ class RewardModel:
             scores = torch.nn.utils.rnn.pad_sequence(
                 list(torch.split(flat, counts)), batch_first=True
             )
-            losses, _ = ranking_loss(scores, ranks, label_smoothing=label_smoothing)
+            losses, _ = bradley_terry_loss(scores, ranks, label_smoothing=label_smoothing)
             loss = losses.sum() / total
             loss.backward()  # type: ignore[no-untyped-call]  # torch has no annotation here
         figures[0] = loss.detach()

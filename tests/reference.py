@@ -1,5 +1,6 @@
 """Slow formulas on plain floats, transcribed from the papers; imports nothing from rlhf."""
 
+import itertools
 import math
 
 
@@ -70,6 +71,53 @@ def pair_losses(scores, ranks, smoothing=0.0):
                     + smoothing * math.log(1 + math.exp(margin))
                 )
     return losses
+
+
+def plackett_luce(scores, ranks):
+    """Probability of a ranking: the draws of every order that it allows, added up."""
+    ranked = [i for i, rank in enumerate(ranks) if rank]
+    total = 0.0
+    for order in itertools.permutations(ranked):
+        if all(ranks[a] <= ranks[b] for a, b in itertools.pairwise(order)):
+            chance = 1.0
+            for place, i in enumerate(order):
+                chance *= math.exp(scores[i]) / sum(math.exp(scores[j]) for j in order[place:])
+            total += chance
+    return total
+
+
+def rao_kupper(lead, theta):
+    """Rao and Kupper 1967: win, tie, lose in terms of the worths e^lead and 1."""
+    a, b = math.exp(lead), 1.0
+    win, lose = a / (a + theta * b), b / (theta * a + b)
+    return win, a * b * (theta**2 - 1) / ((a + theta * b) * (theta * a + b)), lose
+
+
+def davidson(lead, nu):
+    """Davidson 1970: win, tie, lose in terms of the worths e^lead and 1."""
+    a, b = math.exp(lead), 1.0
+    total = a + b + nu * math.sqrt(a * b)
+    return a / total, nu * math.sqrt(a * b) / total, b / total
+
+
+def outcome_losses(scores, ranks, probabilities):
+    """-log of what happened, pair by pair; ``probabilities`` gives win, tie, lose of a lead."""
+    losses = []
+    for i, j in itertools.combinations(range(len(ranks)), 2):
+        if ranks[i] and ranks[j]:
+            win, tie, lose = probabilities(scores[i] - scores[j])
+            outcome = tie if ranks[i] == ranks[j] else win if ranks[i] < ranks[j] else lose
+            losses.append(-math.log(outcome))
+    return losses
+
+
+def kendall_tau_b(x, y):
+    """Kendall 1945, pair by pair: (C - D) / sqrt((pairs untied in x) (pairs untied in y))."""
+    together = untied_x = untied_y = 0
+    for i, j in itertools.combinations(range(len(x)), 2):
+        a, b = (x[i] > x[j]) - (x[i] < x[j]), (y[i] > y[j]) - (y[i] < y[j])
+        together, untied_x, untied_y = together + a * b, untied_x + abs(a), untied_y + abs(b)
+    return together / math.sqrt(untied_x * untied_y) if untied_x and untied_y else math.nan
 
 
 def log_softmax(logits, temperature=1.0):

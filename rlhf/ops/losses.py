@@ -1,13 +1,12 @@
-"""Losses of the reward and PPO stages, per token or per group; the caller normalises.
+"""Losses of the PPO stage, per token; the caller normalises.
 
-Axes: B rows, C completion tokens, N groups (prompts), K candidates.
+Axes: B rows, C completion tokens.
 """
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 MAX_LOG_RATIO = 20.0
 
@@ -86,33 +85,3 @@ def clipped_value_loss(
     """
     clipped = old_values + (values - old_values).clamp(-cliprange_value, cliprange_value)
     return 0.5 * torch.maximum((values - returns) ** 2, (clipped - returns) ** 2)
-
-
-def ranking_loss(
-    scores: Tensor, ranks: Tensor, *, label_smoothing: float = 0.0
-) -> tuple[Tensor, Tensor]:
-    """Grouped Bradley-Terry: per prompt, the mean loss over its strict pairs.
-
-    A ranking counts once however many pairs it holds. Ties and unranked candidates make no pair.
-
-    Args:
-        scores: Of the K candidates of each prompt, float (N, K); padding may hold anything.
-        ranks: 1 is best, equal ranks are ties, 0 is unranked or padding, integer (N, K).
-        label_smoothing: Assumed share of pairs ordered by mistake.
-
-    Returns:
-        ``(loss, counts)``: the mean over pairs of ``-log sigmoid(better - worse)`` in nats,
-        float (N,), log 2 for an undecided model and 0 for a prompt without pairs; the number of
-        pairs, integer (N,).
-
-    Source: Ouyang et al. 2022 (arXiv:2203.02155), eq. 1; smoothing as in cDPO.
-    """
-    ranked = ranks > 0
-    better = (ranks[:, :, None] < ranks[:, None, :]) & ranked[:, :, None] & ranked[:, None, :]
-    safe = scores.masked_fill(~ranked, 0.0)
-    margin = safe[:, :, None] - safe[:, None, :]
-    # logsigmoid, not log(sigmoid): at a margin of -100 the latter is -inf in float32.
-    loss = -(1.0 - label_smoothing) * F.logsigmoid(margin) - label_smoothing * F.logsigmoid(-margin)
-    counts = better.sum(dim=(1, 2))
-    total = torch.where(better, loss, 0.0).sum(dim=(1, 2))
-    return total / counts.clamp(min=1), counts

@@ -90,3 +90,92 @@ def clustered_ratio_interval(
     squares = sum((right - ratio * count) ** 2 for right, count in pairs)
     half = z * math.sqrt(squares * n / (n - 1)) / total
     return ratio, ratio - half, ratio + half
+
+
+def bootstrap_ratio_interval(
+    numerators: Sequence[float],
+    denominators: Sequence[float],
+    *,
+    resamples: int = 2000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> tuple[float, float, float]:
+    """Ratio of sums with a percentile interval from resampled list entries (prompts).
+
+    It need not be symmetric and stays among ratios that the data can give; for few prompts
+    ``clustered_ratio_interval`` is no worse. Resamples whose denominators sum to 0 are left out.
+
+    Returns:
+        ``(ratio, low, high)``; NaN where the denominators sum to 0, and plus or minus infinity
+        for a single entry. The same seed gives the same interval.
+
+    Source: Efron and Tibshirani 1993, "An introduction to the bootstrap", chapter 13.
+    """
+    entries = torch.tensor(
+        list(zip(numerators, denominators, strict=True)), dtype=torch.float64
+    ).view(-1, 2)
+    top, bottom = entries.sum(dim=0).tolist()
+    if bottom == 0:
+        return math.nan, math.nan, math.nan
+    if len(entries) == 1:
+        return top / bottom, -math.inf, math.inf
+    rng = torch.Generator().manual_seed(seed)
+    sums = torch.stack(
+        [
+            entries[torch.randint(len(entries), (len(entries),), generator=rng)].sum(dim=0)
+            for _ in range(resamples)
+        ]
+    )
+    sums = sums[sums[:, 1] != 0]
+    tail = (1.0 - level) / 2.0
+    ends = torch.tensor([tail, 1.0 - tail], dtype=torch.float64)
+    low, high = (sums[:, 0] / sums[:, 1]).quantile(ends).tolist()
+    return top / bottom, low, high
+
+
+def kendall_tau_b(scores: Tensor, ranks: Tensor) -> float:
+    """Rank correlation of scores with one ranking, ties on either side allowed for.
+
+    Args:
+        scores: float (K,); where ``ranks`` is 0 they may hold anything.
+        ranks: 1 is best, 0 is unranked, integer (K,).
+
+    Returns:
+        1 where scores order the ranked candidates as people did, -1 for the reverse; NaN where
+        all scores or all ranks are equal.
+
+    Source: Kendall 1945, "The treatment of ties in ranking problems".
+    """
+    ranked = ranks > 0
+    x, y = scores[ranked].double(), -ranks[ranked].double()
+    a, b = (torch.sign(v[:, None] - v[None, :]) for v in (x, y))
+    untied = math.sqrt(float(a.abs().sum()) * float(b.abs().sum()))
+    return float((a * b).sum()) / untied if untied else math.nan
+
+
+def annotator_agreement(ranks: Tensor) -> tuple[float, float]:
+    """How often annotators of one prompt put the same one of two candidates above.
+
+    Every two candidates that m >= 2 annotators ordered strictly make m (m - 1) / 2 comparisons
+    of 1 / (m - 1) each, so that a pair seen by many does not outweigh the others. Ties and
+    unranked candidates make none.
+
+    Args:
+        ranks: One row per annotator, 1 is best, 0 is unranked, integer (A, K).
+
+    Returns:
+        ``(comparisons, agreeing)``, weighted. Their ratio over prompts, with an interval from
+        ``clustered_ratio_interval``, is the agreement r; guessing gives 1/2, so that the share
+        beyond chance is 2 r - 1.
+
+    Source: the weights are those of Krippendorff's alpha (Krippendorff 2011, "Computing
+    Krippendorff's alpha-reliability").
+    """
+    ranked = ranks > 0
+    above = (ranks[:, :, None] < ranks[:, None, :]) & ranked[:, :, None] & ranked[:, None, :]
+    votes = above.sum(dim=0).double()
+    one, other = votes.triu(diagonal=1), votes.T.triu(diagonal=1)
+    total = one + other
+    seen = total >= 2
+    agreeing = (one * (one - 1.0) + other * (other - 1.0)) / (2.0 * (total - 1.0))
+    return float(total[seen].sum()) / 2.0, float(agreeing[seen].sum())

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from rlhf.ops.losses import (
     clipped_policy_loss,
     clipped_value_loss,
-    ranking_loss,
     truncated_importance_weights,
 )
 from rlhf.ops.masking import length_mask, masked_mean, masked_sum
@@ -172,54 +171,3 @@ def test_micro_batches_add_up_to_the_whole_batch(split):
         total, start = total + share.item(), start + size
     assert total == pytest.approx(loss.item(), rel=1e-12)
     torch.testing.assert_close(parts.grad, whole.grad, rtol=1e-12, atol=0)
-
-
-SCORES = torch.tensor([[2.0, 0.5, 1.0, -1.0]], dtype=torch.float64)
-
-
-@pytest.mark.parametrize(
-    ("ranks", "smoothing", "expected", "pairs"),
-    [
-        ([1, 2, 3, 4], 0.0, 0.3109467650, 6),
-        ([1, 2, 2, 3], 0.0, 0.1783207212, 5),
-        ([1, 2, 3, 4], 0.1, 0.4526134317, 6),
-        ([1, 0, 2, 0], 0.0, math.log1p(math.exp(-1.0)), 1),
-        ([1, 1, 1, 1], 0.0, 0.0, 0),
-    ],
-)
-def test_ranking_loss_golden(ranks, smoothing, expected, pairs):
-    loss, counts = ranking_loss(SCORES, torch.tensor([ranks]), label_smoothing=smoothing)
-    assert loss.item() == pytest.approx(expected, rel=1e-9)
-    assert counts.item() == pairs
-
-
-def test_ranking_loss_equals_the_pairs_one_by_one():
-    rng = torch.Generator().manual_seed(3)
-    scores = torch.randn(20, 5, generator=rng, dtype=torch.float64)
-    ranks = torch.randint(0, 5, (20, 5), generator=rng)
-    loss, counts = ranking_loss(scores, ranks, label_smoothing=0.05)
-    for row in range(20):
-        pairs = reference.pair_losses(scores[row].tolist(), ranks[row].tolist(), 0.05)
-        assert counts[row].item() == len(pairs)
-        assert loss[row].item() == pytest.approx(sum(pairs) / max(1, len(pairs)), rel=1e-12)
-
-
-def test_ranking_loss_ignores_shift_order_and_padding():
-    ranks = torch.tensor([[1, 2, 3, 0]])
-    loss, _ = ranking_loss(SCORES, ranks)
-    moved, _ = ranking_loss(SCORES + 3.0, ranks)
-    swapped, _ = ranking_loss(SCORES[:, [2, 0, 3, 1]], ranks[:, [2, 0, 3, 1]])
-    junk = SCORES.clone()
-    junk[0, 3] = float("nan")
-    padded, _ = ranking_loss(junk, ranks)
-    assert moved.item() == pytest.approx(loss.item(), rel=1e-12)
-    assert swapped.item() == pytest.approx(loss.item(), rel=1e-12)
-    assert torch.equal(padded, loss)
-
-
-def test_ranking_loss_gradient_is_finite_with_padding_and_without_pairs():
-    scores = torch.tensor([[1.0, 2.0], [0.0, 0.0]], requires_grad=True)
-    loss, _ = ranking_loss(scores, torch.tensor([[1, 0], [1, 2]]))
-    loss.sum().backward()
-    # One pair at margin 0: gradient -+ sigmoid(0) = -+ 1/2.
-    assert scores.grad.tolist() == [[0, 0], [-0.5, 0.5]]

@@ -8,10 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rlhf.ops.metrics import (
+    annotator_agreement,
+    bootstrap_ratio_interval,
     clustered_ratio_interval,
     correlation,
     distinct_pairs,
     explained_variance,
+    kendall_tau_b,
     mean_interval,
     pair_outcomes,
 )
@@ -83,3 +86,81 @@ def test_distinct_pairs_by_hand():
 @given(st.lists(st.lists(st.integers(0, 3), min_size=2, max_size=8), min_size=1, max_size=4))
 def test_distinct_pairs_equal_the_slow_count(rows):
     assert distinct_pairs(rows) == reference.distinct_pairs(rows)
+
+
+def test_bootstrap_of_a_known_distribution():
+    # One of two prompts right: resamples have ratio 0, .5, 1 with chances 1/4, 1/2, 1/4.
+    assert bootstrap_ratio_interval([0.0, 1.0], [1.0, 1.0]) == (0.5, 0.0, 1.0)
+    assert bootstrap_ratio_interval([0.0, 1.0], [1.0, 1.0], level=0.4) == (0.5, 0.5, 0.5)
+
+
+def test_bootstrap_agrees_with_the_linearised_interval_for_many_prompts():
+    rng = torch.Generator().manual_seed(0)
+    counts = torch.randint(1, 10, (400,), generator=rng).double()
+    right = (counts * torch.rand(400, generator=rng)).round()
+    data = right.tolist(), counts.tolist()
+    found, expected = bootstrap_ratio_interval(*data), clustered_ratio_interval(*data)
+    assert found[0] == expected[0]
+    width = expected[2] - expected[1]
+    assert found[1:] == pytest.approx(expected[1:], abs=0.04 * width)
+    assert found == bootstrap_ratio_interval(*data)
+    assert found != bootstrap_ratio_interval(*data, seed=1)
+
+
+def test_bootstrap_without_spread_or_data():
+    assert all(math.isnan(x) for x in bootstrap_ratio_interval([], []))
+    assert all(math.isnan(x) for x in bootstrap_ratio_interval([0.0], [0.0]))
+    assert bootstrap_ratio_interval([1.0], [2.0]) == (0.5, -math.inf, math.inf)
+    # Prompts without pairs do no harm.
+    assert bootstrap_ratio_interval([1.0, 0.0], [1.0, 0.0]) == (1.0, 1.0, 1.0)
+
+
+def test_kendall_tau_b_golden():
+    # The example of scipy.stats.kendalltau, x as ranks: -0.47140452079103173, so its negative.
+    scores = torch.tensor([1.0, 4.0, 7.0, 1.0, 0.0])
+    ranks = torch.tensor([12, 2, 1, 12, 2])
+    assert kendall_tau_b(scores, ranks) == pytest.approx(0.47140452079103173, rel=1e-12)
+
+
+def test_kendall_tau_b_of_order_reverse_and_no_order():
+    scores = torch.tensor([3.0, 2.0, 1.0, math.nan])
+    assert kendall_tau_b(scores, torch.tensor([1, 2, 3, 0])) == pytest.approx(1)
+    assert kendall_tau_b(scores, torch.tensor([5, 4, 2, 0])) == pytest.approx(-1)
+    assert math.isnan(kendall_tau_b(scores, torch.tensor([1, 1, 1, 0])))
+    assert math.isnan(kendall_tau_b(torch.zeros(3), torch.tensor([1, 2, 3])))
+    assert math.isnan(kendall_tau_b(scores, torch.tensor([0, 0, 1, 0])))
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.tuples(st.integers(-3, 3), st.integers(0, 4)), min_size=1, max_size=9))
+def test_kendall_tau_b_equals_the_slow_count(rows):
+    scores, ranks = (torch.tensor(column) for column in zip(*rows, strict=True))
+    kept = [(score, -rank) for score, rank in rows if rank]
+    expected = reference.kendall_tau_b([x for x, _ in kept], [y for _, y in kept])
+    assert kendall_tau_b(scores.float(), ranks) == pytest.approx(expected, rel=1e-12, nan_ok=True)
+
+
+def test_annotator_agreement_by_hand():
+    # Pair (0,1): 2 against 1 of m = 3, one of three comparisons agrees: 1.5 and .5.
+    # Pairs (0,2) and (1,2): one annotator has a tie, the other two agree: 1 and 1 each.
+    ranks = torch.tensor([[1, 2, 3], [1, 2, 2], [2, 1, 2]])
+    assert annotator_agreement(ranks) == (3.5, 2.5)
+    assert annotator_agreement(ranks[:1]) == (0.0, 0.0)
+    assert annotator_agreement(torch.tensor([[1, 2, 0], [2, 0, 1]])) == (0.0, 0.0)
+
+
+def test_annotator_agreement_of_two_counts_their_pairs():
+    ranks = torch.tensor([[1, 2, 3, 4], [1, 2, 4, 3]])
+    assert annotator_agreement(ranks) == (6.0, 5.0)
+    assert annotator_agreement(ranks[[1, 0]][:, [3, 0, 2, 1]]) == (6.0, 5.0)
+
+
+def test_annotators_who_guess_agree_in_half_of_the_pairs():
+    rng = torch.Generator().manual_seed(0)
+    outcomes = [
+        annotator_agreement(torch.rand(3, 4, generator=rng).argsort(dim=1) + 1) for _ in range(400)
+    ]
+    comparisons, agreeing = zip(*outcomes, strict=True)
+    agreement, low, high = clustered_ratio_interval(list(agreeing), list(comparisons))
+    assert low < 0.5 < high
+    assert agreement == pytest.approx(0.5, abs=0.03)

@@ -6,10 +6,11 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from rlhf.ops.losses import clipped_policy_loss, clipped_value_loss, ranking_loss
+from rlhf.ops.losses import clipped_policy_loss, clipped_value_loss
 from rlhf.ops.losses import truncated_importance_weights as importance_weights
 from rlhf.ops.masking import length_mask, masked_mean, masked_sum, masked_variance, whiten
 from rlhf.ops.metrics import explained_variance
+from rlhf.ops.ranking import bradley_terry_loss
 from rlhf.ops.returns import gae, shape_rewards
 
 MASK = length_mask(torch.tensor([5, 1, 3, 4]), 5)
@@ -80,7 +81,7 @@ def test_more_padding_changes_nothing(name):
 
 def test_unranked_columns_change_no_ranking():
     scores, ranks = inputs()[0], torch.tensor([[1, 2, 3, 4, 5]] * 3 + [[1, 1, 2, 0, 0]])
-    loss, counts = ranking_loss(scores, ranks)
-    wide, same = ranking_loss(F.pad(scores, (0, 2), value=float("nan")), F.pad(ranks, (0, 2)))
+    loss, counts = bradley_terry_loss(scores, ranks)
+    wide, same = bradley_terry_loss(F.pad(scores, (0, 2), value=float("nan")), F.pad(ranks, (0, 2)))
     torch.testing.assert_close(wide, loss, rtol=1e-12, atol=0)
     assert torch.equal(counts, same)
