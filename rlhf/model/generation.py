@@ -81,15 +81,23 @@ def sample_completions(
             for row, token, logprob in zip(rows, drawn, logprobs.tolist(), strict=True):
                 sampled.ids[row].append(token)
                 sampled.logprobs[row].append(logprob)
-            alive = [at for at, token in enumerate(drawn) if token not in chat.stop_ids]
-            if not alive or step == max_new_tokens - 1:
+            alive = [token not in chat.stop_ids for token in drawn]
+            if not any(alive) or step == max_new_tokens - 1:
                 break
-            if len(alive) < len(rows):  # finished rows cost nothing further
-                kept = torch.tensor(alive, device=device)
+            if not all(alive):  # finished rows cost nothing further
+                order = _close_up(alive)
+                kept = torch.tensor(order, device=device)
                 decoder.keep(kept)
-                tokens, rows = tokens[kept], [rows[at] for at in alive]
+                tokens, rows = tokens[kept], [rows[at] for at in order]
             logits = decoder.advance(tokens)
     return sampled
+
+
+def _close_up(alive: list[bool]) -> list[int]:
+    """The rows that are alive, the last of them in the places of the others."""
+    count = sum(alive)
+    behind = [at for at in range(count, len(alive)) if alive[at]]
+    return [at if alive[at] else behind.pop() for at in range(count)]
 
 
 def positions(roles: Roles) -> int | None:
@@ -165,5 +173,6 @@ def _invert(masses: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
     # Below the total, even where the product is rounded up: the last mass is the last choice.
     draw = torch.minimum(uniform * total, total.nextafter(torch.zeros_like(total)))
     chosen = torch.searchsorted(cumulative, draw, right=True)
+    chosen.clamp_(max=masses.shape[-1] - 1)  # NaN is passed nowhere; callers find it in logprobs
     left = (cumulative.gather(-1, chosen) - draw) / masses.gather(-1, chosen)
     return chosen, (1 - left).clamp_(0, 1)

@@ -21,8 +21,10 @@ from torch.autograd.function import once_differentiable
 _SLOW_BACKWARD = (torch.bfloat16, torch.float16)
 """Dtypes in which torch's fused attention has a slow backward pass on a CPU."""
 
-_LOGITS_BYTES = 2**25
-"""Largest buffer of logits; log-probabilities are computed in as many pieces as it asks for."""
+_CPU_BYTES = (2**25, 2**19)
+"""Logits that one product gives, and that are read at once (they stay in a core's cache)."""
+
+_GPU_BYTES = (2**28, 2**28)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,66 +60,63 @@ def linear_maps(x: Tensor, maps: Sequence[LinearMap]) -> tuple[Tensor, ...]:
     and a map whose B is 0, gives the bits of ``F.linear``. A and B are cast to the dtype of x.
     """
     factors = [f for m in maps if m.adapter for f in (m.adapter.down, m.adapter.up)]
-    if not factors and not x.requires_grad:
+    if not factors:
         return tuple(F.linear(x, m.weight, m.bias) for m in maps)
     outputs: tuple[Tensor, ...] = _apply(_LinearMaps, x, tuple(maps), *factors)
     return outputs
 
 
 class _LinearMaps(Function):
-    """``dx = sum g W + (scale g B) A``, ``dA = (scale g B)' x``, ``dB = scale g' (x A')``."""
+    """``dx = sum g W + l A``, ``dA = l' x``, ``dB = scale g' (x A')`` with ``l = scale g B``."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, maps: tuple[LinearMap, ...], *factors: Tensor) -> Any:
+        adapters = [m.adapter for m in maps if m.adapter is not None]
+        down = torch.cat([adapter.down for adapter in adapters]).to(x.dtype)
+        ups = [(adapter.up * adapter.scale).to(x.dtype) for adapter in adapters]
+        low = x @ down.T
         outputs = [F.linear(x, m.weight, m.bias) for m in maps]
-        downs = [down.to(x.dtype) for down in factors[::2]]
-        ups = [up.to(x.dtype) for up in factors[1::2]]
-        low = x @ torch.cat(downs).T if downs else x.new_empty(len(x), 0)
+        adapted = [y for y, m in zip(outputs, maps, strict=True) if m.adapter is not None]
+        parts = torch.split(low, [up.shape[1] for up in ups], dim=-1)
+        for output, part, up in zip(adapted, parts, ups, strict=True):
+            output.addmm_(part, up.T)
         ctx.maps = maps
-        ctx.ranks = [len(down) for down in downs]
-        parts = iter(zip(torch.split(low, ctx.ranks, dim=-1), ups, strict=True))
-        for output, m in zip(outputs, maps, strict=True):
-            if m.adapter is not None:
-                part, up = next(parts)
-                output.addmm_(part, up.T, alpha=m.adapter.scale)
-        ctx.save_for_backward(x, low, *downs, *ups)
+        trained = any(ctx.needs_input_grad[2:])
+        ctx.save_for_backward(x if trained else None, low if trained else None, down, *ups)
         return tuple(outputs)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> Any:
-        x, low, *factors = ctx.saved_tensors
-        downs, ups = factors[: len(ctx.ranks)], factors[len(ctx.ranks) :]
+        x, low, down, *ups = ctx.saved_tensors
         adapted = [
-            (g, m.adapter.scale)
+            (g, m.adapter)
             for g, m in zip(gradients, ctx.maps, strict=True)
             if m.adapter is not None
         ]
-        low_gradients = [(g @ up).mul_(scale) for (g, scale), up in zip(adapted, ups, strict=True)]
-        wanted = ctx.needs_input_grad[2:]
-        factor_gradients: list[Tensor | None] = [None] * len(wanted)
-        if any(wanted):
-            down_gradients = torch.split(torch.cat(low_gradients, dim=-1).T @ x, ctx.ranks)
-            parts = torch.split(low, ctx.ranks, dim=-1)
-            for at, ((g, scale), part) in enumerate(zip(adapted, parts, strict=True)):
-                if wanted[2 * at]:
-                    factor_gradients[2 * at] = down_gradients[at].to(_wide(x))
-                if wanted[2 * at + 1]:
-                    factor_gradients[2 * at + 1] = (g.T @ part).to(_wide(x)).mul_(scale)
-        gradient = None
+        ranks = [up.shape[1] for up in ups]
+        of_low = torch.cat([g @ up for (g, _), up in zip(adapted, ups, strict=True)], dim=-1)
+        of_factors: list[Tensor | None] = [None] * (2 * len(ups))
+        if x is not None:
+            of_down = (of_low.T @ x).to(adapted[0][1].down.dtype)
+            of_factors[::2] = torch.split(of_down, ranks)
+            of_factors[1::2] = [
+                (g.T @ part).to(adapter.up.dtype).mul_(adapter.scale)
+                for (g, adapter), part in zip(adapted, torch.split(low, ranks, -1), strict=True)
+            ]
+        of_x = None
         if ctx.needs_input_grad[0]:
-            gradient = gradients[0] @ ctx.maps[0].weight
+            of_x = gradients[0] @ ctx.maps[0].weight
             for g, m in zip(gradients[1:], ctx.maps[1:], strict=True):
-                gradient.addmm_(g, m.weight)
-            if downs:
-                gradient.addmm_(torch.cat(low_gradients, dim=-1), torch.cat(downs))
-        return gradient, None, *factor_gradients
+                of_x.addmm_(g, m.weight)
+            of_x.addmm_(of_low, down)
+        return of_x, None, *of_factors
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """``x / sqrt(mean(x^2) + eps) * weight`` over the last axis, rounded as transformers rounds."""
+    """``x / sqrt(mean(x^2) + eps) * weight`` over the last axis, rounded once at the end."""
     if not x.requires_grad:
-        return _normalized(x, _inverse_rms(x, eps), weight)
+        return _normalized(x, weight, eps)[0]
     normalized: Tensor = _apply(_RMSNorm, x, weight, eps)
     return normalized
 
@@ -126,7 +125,7 @@ def add_rms_norm(x: Tensor, update: Tensor, weight: Tensor, eps: float) -> tuple
     """Give ``x + update`` and its ``rms_norm``, (N, H) each."""
     if not (x.requires_grad or update.requires_grad):
         total = x + update
-        return total, _normalized(total, _inverse_rms(total, eps), weight)
+        return total, _normalized(total, weight, eps)[0]
     outputs: tuple[Tensor, Tensor] = _apply(_AddRMSNorm, x, update, weight, eps)
     return outputs
 
@@ -136,9 +135,9 @@ class _RMSNorm(Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        inverse_rms = _inverse_rms(x, eps)
+        normalized, inverse_rms = _normalized(x, weight, eps)
         ctx.save_for_backward(x, inverse_rms, weight)
-        return _normalized(x, inverse_rms, weight)
+        return normalized
 
     @staticmethod
     @once_differentiable
@@ -153,9 +152,9 @@ class _AddRMSNorm(Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, update: Tensor, weight: Tensor, eps: float) -> Any:
         total = x + update
-        inverse_rms = _inverse_rms(total, eps)
+        normalized, inverse_rms = _normalized(total, weight, eps)
         ctx.save_for_backward(total, inverse_rms, weight)
-        return total, _normalized(total, inverse_rms, weight)
+        return total, normalized
 
     @staticmethod
     @once_differentiable
@@ -171,21 +170,19 @@ def _wide(x: Tensor) -> torch.dtype:
     return torch.promote_types(x.dtype, torch.float32)
 
 
-def _inverse_rms(x: Tensor, eps: float) -> Tensor:
-    """``1 / sqrt(mean(x^2) + eps)``, float32 (..., 1)."""
-    norm: Tensor = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=_wide(x))
-    return norm.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
-
-
-def _normalized(x: Tensor, inverse_rms: Tensor, weight: Tensor) -> Tensor:
-    normalized: Tensor = torch.mul(x, inverse_rms).to(x.dtype).mul_(weight)
-    return normalized
+def _normalized(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """``x / sqrt(mean(x^2) + eps) * weight`` and ``1 / sqrt(mean(x^2) + eps)``, (..., 1)."""
+    wide = x.to(_wide(x))
+    norm: Tensor = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
+    inverse_rms = norm.square_().div_(x.shape[-1]).add_(eps).rsqrt_()
+    normalized = wide * inverse_rms if wide is x else wide.mul_(inverse_rms)
+    return normalized.mul_(weight).to(x.dtype), inverse_rms
 
 
 def _norm_gradient(gradient: Tensor, x: Tensor, inverse_rms: Tensor, weight: Tensor) -> Tensor:
     """``s (g w) - x s^3 mean(g w x)`` with s the inverse root mean square, float32."""
     x = x.to(_wide(x))
-    weighted = torch.mul(gradient, weight, out=torch.empty_like(x))
+    weighted = gradient * weight if gradient.dtype == x.dtype else gradient.to(x.dtype).mul_(weight)
     along = torch.linalg.vecdot(weighted, x).unsqueeze(-1)
     along.mul_(inverse_rms.pow(3)).div_(x.shape[-1])
     return weighted.mul_(inverse_rms).addcmul_(x, along, value=-1)
@@ -245,7 +242,7 @@ def causal_attention(q: Tensor, k: Tensor, v: Tensor, lengths: Sequence[int]) ->
     Returns:
         (N, heads, D).
     """
-    groups = equal_groups(lengths)
+    groups = _equal_groups(lengths)
     sizes = [rows * length for rows, length in groups]
     parts = zip(*(torch.split(x, sizes) for x in (q, k, v)), groups, strict=True)
     outputs = []
@@ -257,7 +254,7 @@ def causal_attention(q: Tensor, k: Tensor, v: Tensor, lengths: Sequence[int]) ->
     return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
 
-def equal_groups(lengths: Sequence[int]) -> list[tuple[int, int]]:
+def _equal_groups(lengths: Sequence[int]) -> list[tuple[int, int]]:
     """Runs of equal neighbours as (how many, which length)."""
     groups: list[tuple[int, int]] = []
     for length in lengths:
@@ -303,10 +300,11 @@ class _HalfAttention(Function):
         group = heads // key_heads
         q_flat, g_flat = (x.reshape(rows * key_heads, group * length, size) for x in (q, gradient))
         k_flat, v_flat = (x.reshape(rows * key_heads, length, size) for x in (k, v))
-        hidden = torch.full((length, length), -torch.inf, dtype=q.dtype).triu_(1).repeat(group, 1)
+        future = torch.full((length, length), -torch.inf, dtype=q.dtype).triu_(1).repeat(group, 1)
         scale = size**-0.5
-        scores = torch.baddbmm(hidden, q_flat, k_flat.mT, alpha=scale)
-        shares = torch.softmax(scores, dim=-1)
+        scores = torch.baddbmm(future, q_flat, k_flat.mT, alpha=scale)
+        # Twice as fast by way of float32 where rows are no multiple of the vector size.
+        shares = torch.softmax(scores, dim=-1, dtype=_wide(scores)).to(scores.dtype)
         v_gradient = torch.bmm(shares.mT, g_flat)
         share_gradient = torch.bmm(g_flat, v_flat.mT)
         score_gradient = torch._softmax_backward_data(share_gradient, shares, -1, shares.dtype)
@@ -368,30 +366,43 @@ class _HeadLogprobs(Function):
     def forward(
         ctx: Any, hidden: Tensor, weight: Tensor, tokens: Tensor, temperature: float
     ) -> Tensor:
-        wide = _wide(hidden)
-        logprobs = hidden.new_empty(len(hidden), dtype=wide)
-        direction = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
-        size = max(1, _LOGITS_BYTES // (weight.shape[0] * wide.itemsize))
-        for start in range(0, len(hidden), size):
-            piece = slice(start, start + size)
-            logits = F.linear(hidden[piece], weight).to(wide)
-            if temperature != 1.0:
-                logits.div_(temperature)
-            chosen = logits.gather(-1, tokens[piece, None])
-            logits.sub_(top := logits.amax(dim=-1, keepdim=True))
-            total = logits.exp_().sum(dim=-1, keepdim=True)
-            logprobs[piece] = (chosen - top - total.log()).squeeze(-1)
-            if direction is not None:
-                logits.div_(total.mul_(-temperature))
-                one = torch.full_like(chosen, 1 / temperature)
-                logits.scatter_add_(-1, tokens[piece, None], one)
-                direction[piece] = logits.to(hidden.dtype) @ weight
-        if direction is not None:
-            ctx.save_for_backward(direction)
-        return logprobs
+        derive = ctx.needs_input_grad[0]
+        logprobs, directions = [], []
+        limits = _CPU_BYTES if weight.device.type == "cpu" else _GPU_BYTES
+        size, part = (max(1, limit // (weight.shape[0] * weight.itemsize)) for limit in limits)
+        for piece, wanted in zip(torch.split(hidden, size), torch.split(tokens, size), strict=True):
+            logits = F.linear(piece, weight)
+            blocks = zip(torch.split(logits, part), torch.split(wanted, part), strict=True)
+            for block, ids in blocks:
+                logprobs.append(_read_logprobs(block, ids, temperature, derive=derive))
+            if derive:
+                directions.append(logits @ weight)
+        if derive:
+            ctx.save_for_backward(torch.cat(directions))
+        return torch.cat(logprobs)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> Any:
         (direction,) = ctx.saved_tensors
         return (direction * gradient.unsqueeze(-1)).to(direction.dtype), None, None, None
+
+
+def _read_logprobs(logits: Tensor, tokens: Tensor, temperature: float, *, derive: bool) -> Tensor:
+    """Log-probabilities (n,) of tokens (n,); the logits (n, V) are used up.
+
+    With ``derive`` their place holds the gradient of each row's log-probability.
+    """
+    wide = logits.to(_wide(logits))
+    if temperature != 1.0:
+        wide.div_(temperature)
+    at = tokens.unsqueeze(-1)
+    chosen = wide.gather(-1, at)
+    top = wide.amax(dim=-1, keepdim=True)
+    total = wide.sub_(top).exp_().sum(dim=-1, keepdim=True)
+    logprobs: Tensor = (chosen - top - total.log()).squeeze(-1)
+    if derive:
+        wide.div_(total.mul_(-temperature))
+        wide.scatter_add_(-1, at, torch.full_like(chosen, 1 / temperature))
+        logits.copy_(wide)
+    return logprobs

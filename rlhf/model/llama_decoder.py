@@ -99,9 +99,13 @@ class LlamaDecoder:
         return attended.reshape(rows, -1).T
 
     def keep(self, rows: Tensor) -> None:
-        """See ``Decoder``."""
-        self.keys = [keys[rows] for keys in self.keys]
-        self.values = [values[rows] for values in self.values]
+        """See ``Decoder``; only rows that change their place are copied."""
+        places = torch.arange(len(rows), device=rows.device)
+        to = (rows != places).nonzero().squeeze(-1)
+        for caches in (self.keys, self.values):
+            for layer, cache in enumerate(caches):
+                cache[to] = cache[rows[to]]
+                caches[layer] = cache[: len(rows)]
         self.cos, self.sin = self.cos[..., rows], self.sin[..., rows]
         self.padding = None if self.padding is None else self.padding[rows]
 

@@ -26,6 +26,8 @@ _CLASSES = (LlamaForCausalLM, MistralForCausalLM, Qwen2ForCausalLM, Qwen3ForCaus
 _FIXED_ROPE = ("default", "linear", "llama3", "yarn")
 """Kinds of RoPE whose frequencies do not depend on the length of the sequence."""
 _DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+_HOMES = ("torch.nn.", "peft.tuners.lora.", "transformers.models.", "transformers.activations")
+"""Packages whose modules run as their class says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,41 +130,30 @@ def sliding_window(model: Any) -> int | None:
 
 def supports(model: Any) -> bool:
     """Whether every part of a model, its adapters included, is what the Llama pass computes."""
+    if type(model) not in _CLASSES:
+        return False
+    rotary = model.model.rotary_emb
+    base = [p for name, p in model.named_parameters() if ".lora_" not in name]
     return (
-        type(model) in _CLASSES
-        and model.dtype in _DTYPES
-        and model.config.hidden_act == "silu"
+        model.config.hidden_act == "silu"
         and not model.config.attention_dropout
-        and model.model.rotary_emb.rope_type in _FIXED_ROPE
+        and rotary.rope_type in _FIXED_ROPE
+        and 2 * len(rotary.inv_freq) == model.model.layers[0].self_attn.head_dim
+        and {(p.dtype, p.device) for p in base} == {(model.dtype, model.device)}
+        and model.dtype in _DTYPES
+        and all(_is_known(module) for module in model.modules())
         and type(model.lm_head) is nn.Linear
-        and type(model.model.embed_tokens) is nn.Embedding
-        and {p.device for p in model.parameters()} == {model.device}
-        and not any(_is_hooked(module) for module in model.modules())
-        and all(_is_known(layer, model.dtype) for layer in _linear_layers(model))
     )
 
 
-def _linear_layers(model: Any) -> list[Any]:
-    return [
-        module
-        for layer in model.model.layers
-        for module in (
-            *(getattr(layer.self_attn, f"{name}_proj") for name in "qkvo"),
-            *(getattr(layer.mlp, f"{name}_proj") for name in ("gate", "up", "down")),
-        )
-    ]
-
-
-def _is_known(layer: Any, dtype: torch.dtype) -> bool:
-    """A plain linear map, or PEFT's plain LoRA around one."""
-    if isinstance(layer, BaseTunerLayer):
-        plain = type(layer) is lora.Linear and not (layer.lora_variant or layer.fan_in_fan_out)
-        if not plain or any(layer.lora_bias.values()) or layer.merged:
-            return False
-        layer = layer.base_layer
-    return type(layer) is nn.Linear and layer.weight.dtype == dtype
-
-
-def _is_hooked(module: nn.Module) -> bool:
+def _is_known(module: nn.Module) -> bool:
+    """Neither quantised nor hooked, and of PEFT's layers only plain LoRA around a linear map."""
     hooked = module._forward_hooks or module._forward_pre_hooks or hasattr(module, "_hf_hook")
-    return bool(hooked)
+    if hooked or not type(module).__module__.startswith(_HOMES):
+        return False
+    if isinstance(module, nn.Linear):
+        return type(module.weight) is nn.Parameter
+    if isinstance(module, BaseTunerLayer):
+        odd = module.merged or module.fan_in_fan_out or module.lora_variant
+        return type(module) is lora.Linear and not (odd or any(module.lora_bias.values()))
+    return True

@@ -29,6 +29,10 @@ from rlhf.model.roles import Roles
 CPU = torch.device("cpu")
 PROMPTS = [[1, 3, 7, 8, 4], [1, 3, 9, 4], [1, 3, 7, 9, 11, 12, 4], [1, 3, 10, 4]]
 COMPLETIONS = [[10, 11, 2], [6, 7, 8, 9, 2], [15, 2], [5, 6, 9, 12, 2]]
+LINEAR_ROPE = {"rope_type": "linear", "rope_theta": 10000.0, "factor": 2.0}
+YARN = {"rope_type": "yarn", "rope_theta": 10000.0, "factor": 4.0} | {
+    "original_max_position_embeddings": 32
+}
 LLAMA3_ROPE = {
     "rope_type": "llama3",
     "rope_theta": 10000.0,

@@ -6,8 +6,10 @@ from contextlib import contextmanager
 import pytest
 import torch
 from families import (
+    LINEAR_ROPE,
     LLAMA3_ROPE,
     PROMPTS,
+    YARN,
     batch_of,
     frozen,
     make_family,
@@ -20,6 +22,7 @@ from torch import nn
 from rlhf.config import AdapterConfig
 from rlhf.data.chat import ChatFormat
 from rlhf.data.collation import collate
+from rlhf.model import kernels
 from rlhf.model.forward import TransformersForward
 from rlhf.model.generation import sample_completions
 from rlhf.model.heads import ScalarHead
@@ -42,6 +45,8 @@ MODELS = {
     "llama with biases": ("llama", {"attention_bias": True, "mlp_bias": True}),
     "llama, one key head, odd head size": ("llama", {"num_key_value_heads": 1, "head_dim": 12}),
     "llama3 rope": ("llama", {"rope_parameters": LLAMA3_ROPE}),
+    "linear rope": ("llama", {"rope_parameters": LINEAR_ROPE}),
+    "yarn": ("llama", {"rope_parameters": YARN}),
     "mistral": ("mistral", {}),
     "mistral, a window that holds every row": ("mistral", {"sliding_window": 12}),
     "mistral, a window that does not": ("mistral", {"sliding_window": 4}),
@@ -217,7 +222,7 @@ def test_detached_values_give_the_trunk_no_gradient():
 def test_head_logprobs_are_computed_in_pieces_of_any_size(monkeypatch):
     roles = make_roles(make_family("llama"))
     whole, gradients = outcome(roles, "policy", run_logprobs, batch_of())
-    monkeypatch.setattr("rlhf.model.kernels._LOGITS_BYTES", 4 * 32 * 4)  # four tokens
+    monkeypatch.setattr(kernels, "_CPU_BYTES", (4 * 32 * 4, 4 * 32 * 3))  # four tokens, three
     pieces, piece_gradients = outcome(roles, "policy", run_logprobs, batch_of())
     torch.testing.assert_close(pieces, whole, rtol=0, atol=1e-5)
     for name, gradient in gradients.items():
@@ -257,6 +262,15 @@ def replace_linear(model):
     model.model.layers[1].mlp.up_proj = odd
 
 
+class PackedTensor(torch.Tensor):
+    """Stands for a quantised weight in a plain linear map."""
+
+
+def replace_weight(model):
+    linear = model.model.layers[1].mlp.up_proj
+    linear.weight = nn.Parameter(linear.weight.data.as_subclass(PackedTensor), requires_grad=False)
+
+
 def change_activation(model):
     model.config.hidden_act = "gelu"
 
@@ -269,7 +283,9 @@ def hook(model):
     model.model.layers[0].register_forward_hook(lambda *_: None)
 
 
-@pytest.mark.parametrize("change", [replace_linear, change_activation, mix_dtypes, hook])
+@pytest.mark.parametrize(
+    "change", [replace_linear, replace_weight, change_activation, mix_dtypes, hook]
+)
 def test_what_is_not_known_runs_through_transformers(change):
     model = make_family("llama")
     assert supports(model)

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from reference import log_softmax
 from tiny_model import make_model, make_tokenizer
 from transformers import GPT2Config, GPT2LMHeadModel
 
@@ -120,3 +121,34 @@ def test_picking_inverts_the_cumulative_distribution():
         uniform = torch.tensor([uniform], dtype=torch.float64)
         picked, _ = pick_tokens(logits, uniform, temperature=1.0)
         assert picked.tolist() == [token]
+
+
+def test_picking_from_a_large_vocabulary_is_exact():
+    """Against one cumulative sum in float64; only a draw at a boundary may fall to either side."""
+    rng = torch.Generator().manual_seed(0)
+    logits = torch.randn(500, 1000, generator=rng) * 3
+    logits[:, 300:600] = -torch.inf  # a whole block and more has no mass
+    uniform = torch.rand(500, generator=rng, dtype=torch.float64)
+    tokens, logprobs = pick_tokens(logits, uniform, temperature=0.5)
+    exact = (logits.double() / 0.5).softmax(-1)
+    after = exact.cumsum(-1).gather(-1, tokens[:, None])[:, 0]
+    before = after - exact.gather(-1, tokens[:, None])[:, 0]
+    assert ((before - 1e-6 < uniform) & (uniform < after + 1e-6)).all()
+    assert (exact.gather(-1, tokens[:, None]) > 0).all()
+    expected = exact.gather(-1, tokens[:, None])[:, 0].log().float()
+    torch.testing.assert_close(logprobs, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_the_last_possible_token_is_the_last_choice():
+    logits = torch.full((1, 1000), -torch.inf)
+    logits[0, [3, 700]] = 0.0
+    for uniform, token in {0.0: 3, 0.4999: 3, 0.5001: 700, 1 - 2**-53: 700, 1.0: 700}.items():
+        draw = torch.tensor([uniform], dtype=torch.float64)
+        assert pick_tokens(logits, draw, temperature=1.0)[0].tolist() == [token]
+
+
+def test_greedy_takes_the_likeliest_token_and_says_its_logprob():
+    logits = torch.tensor([[0.0, 2.0, 1.0]])
+    token, logprob = pick_tokens(logits, None, temperature=2.0)
+    assert token.tolist() == [1]
+    assert logprob.item() == pytest.approx(log_softmax([0.0, 2.0, 1.0], 2.0)[1])

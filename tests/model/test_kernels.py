@@ -150,10 +150,10 @@ def test_swiglu_gradients(draw):
     assert gradcheck(swiglu, (gate, up))
 
 
-@pytest.mark.parametrize("pieces", [1, 3])
+@pytest.mark.parametrize("size", [6, 4, 2])
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
-def test_head_logprobs_gradients(draw, monkeypatch, temperature, pieces):
-    monkeypatch.setattr(kernels, "_LOGITS_BYTES", 8 * 9 * (6 // pieces))
+def test_head_logprobs_gradients(draw, monkeypatch, temperature, size):
+    monkeypatch.setattr(kernels, "_CPU_BYTES", (8 * 9 * size, 8 * 9 * 3))
     hidden, weight = draw(6, 5), draw(9, 5).detach()
     tokens = torch.tensor([0, 8, 3, 3, 5, 1])
     found = head_logprobs(hidden, weight, tokens, temperature=temperature)
