@@ -240,8 +240,8 @@ class PPOConfig(StageConfig):
     value: Literal["adapter", "shared"] = "adapter"
     """Where values come from: an adapter and head of their own, or a head on the policy's last
     hidden state (cheaper; the value loss then also moves the policy)."""
-    vf_coef: float = 0.1
-    """Weight of the value loss with value=shared."""
+    vf_coef: float = 0.01
+    """Weight of the value loss with value=shared; too much of it drags the policy along."""
     cliprange_value: float = 0.2
     """Clip range of the value around its value at rollout."""
     value_warmup_steps: int = 0
