@@ -189,6 +189,22 @@ def test_half_precision_stays_near_single():
             assert difference < 0.1, f"{name}: {difference}"
 
 
+@pytest.mark.parametrize("cache", [torch.float32, torch.bfloat16])
+def test_sampling_in_half_precision_stays_near_the_scorer(monkeypatch, cache):
+    monkeypatch.setattr("rlhf.model.llama_decoder._cache_dtype", lambda _: cache)
+    roles = make_roles(make_family("qwen3").to(torch.bfloat16))
+    chat = ChatFormat.of(make_tokenizer(), roles.causal_lm)
+    keys = [(0, 1, 0, row) for row in range(4)]
+    with roles.use("policy"), torch.no_grad():
+        sampled = sample_completions(
+            roles, chat, PROMPTS, max_new_tokens=8, temperature=1.0, keys=keys
+        )
+        batch = collate(PROMPTS, sampled.ids, pad_id=0, device=torch.device("cpu"))
+        scored = completion_logprobs(roles, batch, temperature=1.0)
+    found = torch.tensor([value for row in sampled.logprobs for value in row])
+    assert (found - scored[batch.completion_mask]).abs().mean() < 0.05
+
+
 def test_an_adapter_on_some_maps_only(monkeypatch):
     roles = make_roles(make_family("llama"), targets="q_proj,v_proj,down_proj")
     fast, fast_gradients = outcome(roles, "policy", run_logprobs, batch_of())

@@ -27,10 +27,10 @@ def by_text(ranking):
 def test_ranks_given_in_shown_order_land_on_their_candidates(tmp_path, k):
     """Give each text the rank that its name says, by what the annotator SEES."""
     with RankingStore.open(tmp_path / "s.sqlite") as store:
-        for number in range(6):
+        for number in range(24):
             texts = [f"rank {place + 1}" for place in range(k)]
             store.add_task(Prompt.parse(f"p{number}"), [Candidate(text) for text in texts])
-        for number in range(6):
+        for number in range(24):
             held = store.claim("ann")
             ranks = tuple(int(text.removeprefix("rank ")) for text in held.completions)
             flags = tuple((f"flag-{rank}",) for rank in ranks)
