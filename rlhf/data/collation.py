@@ -25,7 +25,7 @@ class TokenBatch:
     @property
     def completion_ids(self) -> Tensor:
         """(B, C)."""
-        return self.input_ids[:, -self.completion_mask.shape[1] :]
+        return self.input_ids[:, self.prompt_size :]
 
     @property
     def prompt_size(self) -> int:
