@@ -72,18 +72,6 @@ class Roles:
         """The PeftModel around the base; there is one once a role was added."""
         return self._peft
 
-    @property
-    def backbone(self) -> Any:
-        """The base without its output head."""
-        return self.causal_lm.base_model
-
-    @property
-    def active(self) -> str | None:
-        """The adapter that acts in the open scope; None for the base alone."""
-        if not self._in_scope:
-            raise RuntimeError("no role's scope is open")
-        return self._scope
-
     def _choose_forward(self) -> Forward:
         fast = not self._general and supports(self.causal_lm)
         return LlamaForward(self.causal_lm) if fast else TransformersForward(self.causal_lm)

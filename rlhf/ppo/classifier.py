@@ -200,11 +200,6 @@ def _hub_config(name: str) -> Path:
         ) from error
 
 
-def firstfirst_line(error: BaseException) -> str:
-    """The first line of an error's text."""
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
-
-
 def first_line(error: BaseException) -> str:
     """The first line of an error's text."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)

@@ -101,7 +101,7 @@ class Reward:
 
     def __init__(
         self,
-        sources: Sequence[RewardSource],
+        sources: Sequence[RewardSource | EnsembleReward],
         weights: Sequence[float],
         first_model: RewardModel | None = None,
     ) -> None:
@@ -192,15 +192,6 @@ class EnsembleReward:
     def combine(self, member_scores: Tensor) -> Tensor:
         """One score of the members' (M, B), float32 (B,)."""
         return ensemble_score(member_scores, self.how, self.coef)
-
-    def score(
-        self,
-        prompts: Sequence[Prompt],
-        prompt_ids: Sequence[list[int]],
-        completion_ids: Sequence[list[int]],
-    ) -> Tensor:
-        """Score with every member and combine."""
-        return self.combine(self.score_members(prompts, prompt_ids, completion_ids))
 
 
 class FunctionReward:
@@ -322,7 +313,7 @@ def build_reward(
     """
     specs = reward_specs(config)
     ready = iter(_functions(specs, functions))
-    sources: list[RewardSource] = []
+    sources: list[RewardSource | EnsembleReward] = []
     members: list[ModelReward] = []
     for spec in specs:
         if spec.kind == "adapter":

@@ -1,4 +1,4 @@
-"""The PPO stage: prompts and a reward in; a policy adapter on the folded base out.
+"""The PPO stage: prompts and rewards in; a policy adapter on the folded base out.
 
 The run around the updates of ``rlhf.ppo.trainer``: prompts in seeded passes, logging, checkpoints
 and resuming, the KL budget, and at the end the adapter and its export for the original base.
@@ -141,9 +141,7 @@ class PPOStage:
             run.record(
                 data={"train_file": fingerprint_file(config.train_file)}, processes=ranks.size
             )
-            trainer = PPOTrainer(config, source, ranks, functions)
-            outcome = self._train(trainer, prompts, run)
-            del trainer  # the export loads the original base: not beside this one
+            outcome = self._train(PPOTrainer(config, source, ranks, functions), prompts, run)
             ranks.wait()
             export = None
             if ranks.is_main:

@@ -122,7 +122,6 @@ class PPOTrainer:
         """
         config, started = self.config, time.perf_counter()
         rollout = self.collector.collect(prompts, prompt_ids, update=update)
-        kl = float(masked_sum(rollout.log_ratio_ref, rollout.mask).mean())
         metrics = _rollout_metrics(rollout)
         if update == 0:
             self._check_start(rollout, metrics["kl/base"])
@@ -159,7 +158,7 @@ class PPOTrainer:
         if config.kl_target is not None:
             self.kl_coef = adapted_kl_coef(
                 self.kl_coef,
-                kl,
+                metrics["kl/reference"],
                 target=config.kl_target,
                 horizon=config.kl_horizon,
                 episodes=len(prompts),
