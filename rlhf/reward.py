@@ -13,6 +13,7 @@ import random
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from torch import Tensor
 from rlhf.checkpoints import fingerprint_file, write_folder, write_json
 from rlhf.config import RewardConfig
 from rlhf.data.chat import ChatFormat
-from rlhf.data.collation import collate
+from rlhf.data.collation import GroupBatch
 from rlhf.data.lengths import refuse_long
 from rlhf.data.rankings import load_rankings
 from rlhf.data.readers import read_demonstrations
@@ -304,12 +305,12 @@ class RewardModel:
         figures = torch.zeros(3, device=self.roles.base.device)
         if not batch:
             return figures
-        rows = [(item.prompt, ids) for item in batch for ids in item.completions]
         size = max(len(item.completions) for item in batch)
         ranks = torch.tensor([item.ranks + [0] * (size - len(item.ranks)) for item in batch])
         ranks = ranks.to(figures.device)
         with self.roles.use(self.role):
-            flat = completion_scores(self.roles, self._collate(rows), self.head)
+            groups = self._group([item.prompt for item in batch], [i.completions for i in batch])
+            flat = completion_scores(self.roles, groups, self.head)
             counts = [len(item.completions) for item in batch]
             scores = torch.nn.utils.rnn.pad_sequence(
                 list(torch.split(flat, counts)), batch_first=True
@@ -328,15 +329,21 @@ class RewardModel:
     def score(self, rows: Sequence[tuple[list[int], list[int]]]) -> Tensor:
         """Normalised scores of (prompt, completion) id lists, float32 (B,) on the CPU.
 
-        Rows are scored in batches of similar length; their order does not change a score.
+        Neighbours with the same prompt share its computation; rows are scored in batches of
+        similar length. Neither changes a score.
         """
-        order = sorted(range(len(rows)), key=lambda row: len(rows[row][0]) + len(rows[row][1]))
+        starts = [row for row in range(len(rows)) if row == 0 or rows[row][0] != rows[row - 1][0]]
+        spans = [range(*ends) for ends in pairwise([*starts, len(rows)])]
+        spans.sort(key=lambda span: len(rows[span[0]][0]) + max(len(rows[row][1]) for row in span))
         scores = torch.zeros(len(rows))
         with self.roles.use(self.role):
-            for start in range(0, len(order), _SCORING_BATCH):
-                chunk = order[start : start + _SCORING_BATCH]
-                batch = self._collate([rows[row] for row in chunk])
-                scores[torch.tensor(chunk)] = completion_scores(self.roles, batch, self.head).cpu()
+            for chunk in _chunks(spans, _SCORING_BATCH):
+                groups = self._group(
+                    [rows[span[0]][0] for span in chunk],
+                    [[rows[row][1] for row in span] for span in chunk],
+                )
+                places = torch.tensor([row for span in chunk for row in span])
+                scores[places] = completion_scores(self.roles, groups, self.head).cpu()
         return scores
 
     def score_ids(
@@ -399,9 +406,10 @@ class RewardModel:
             "base_fingerprint": self.roles.base.fingerprint,
         }
 
-    def _collate(self, rows: Sequence[tuple[list[int], list[int]]]) -> Any:
-        prompts, completions = zip(*rows, strict=True)
-        return collate(prompts, completions, pad_id=self.chat.pad_id, device=self.roles.base.device)
+    def _group(
+        self, prompts: Sequence[list[int]], completions: Sequence[Sequence[list[int]]]
+    ) -> GroupBatch:
+        return GroupBatch(prompts, completions, self.chat.pad_id, self.roles.base.device)
 
 
 def usable_rankings(rankings: Sequence[Ranking], source: str) -> list[Ranking]:
@@ -417,6 +425,18 @@ def usable_rankings(rankings: Sequence[Ranking], source: str) -> list[Ranking]:
             "rank some answers first (rlhf label)"
         )
     return kept
+
+
+def _chunks(spans: Sequence[range], size: int) -> Iterator[list[range]]:
+    """Neighbouring spans with up to ``size`` rows together; a longer span stands alone."""
+    chunk: list[range] = []
+    for span in spans:
+        if chunk and sum(map(len, chunk)) + len(span) > size:
+            yield chunk
+            chunk = []
+        chunk.append(span)
+    if chunk:
+        yield chunk
 
 
 def _batches(

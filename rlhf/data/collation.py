@@ -1,4 +1,4 @@
-"""Token lists to padded tensors: prompts padded on the left, completions on the right."""
+"""Token lists as batches: padded rows, and prompts computed once for all their completions."""
 
 from __future__ import annotations
 
@@ -36,6 +36,24 @@ class TokenBatch:
     def position_ids(self) -> Tensor:
         """Positions counted over real tokens, so that left padding does not shift them, (B, T)."""
         return (self.attention_mask.long().cumsum(dim=-1) - 1).clamp(min=0)
+
+
+@dataclass(frozen=True, slots=True)
+class GroupBatch:
+    """Prompts with any number of completions each, whose common start is computed once."""
+
+    prompts: Sequence[Sequence[int]]
+    """Token ids."""
+    completions: Sequence[Sequence[Sequence[int]]]
+    """Per prompt, token ids of each completion, none of them empty."""
+    pad_id: int
+    device: torch.device
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest prompt plus completion."""
+        pairs = zip(self.prompts, self.completions, strict=True)
+        return max((len(prompt) + max(map(len, own)) for prompt, own in pairs if own), default=0)
 
 
 def collate(

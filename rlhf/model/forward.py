@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from rlhf.data.collation import TokenBatch
+from rlhf.data.collation import GroupBatch, TokenBatch, collate
 from rlhf.ops.logprobs import completion_window, token_logprobs
 
 
@@ -34,8 +34,8 @@ class Forward(Protocol):
     def hidden(self, batch: TokenBatch) -> Tensor:
         """Last hidden state before each real completion token, (N, H)."""
 
-    def last_hidden(self, batch: TokenBatch) -> Tensor:
-        """Last hidden state at the last real token of each row, (B, H)."""
+    def last_hidden(self, groups: GroupBatch) -> Tensor:
+        """Last hidden state at the last token of each completion, group by group, (B, H)."""
 
     def logprobs(self, batch: TokenBatch, *, temperature: float) -> tuple[Tensor, Tensor]:
         """Log-probabilities of the real completion tokens, and the states they were read from.
@@ -66,11 +66,37 @@ class TransformersForward:
         """See ``Forward``."""
         return _at_completion(self._last_hidden_state(batch), batch)
 
-    def last_hidden(self, batch: TokenBatch) -> Tensor:
-        """See ``Forward``."""
-        last = batch.prompt_size + batch.completion_mask.sum(dim=-1) - 1
-        rows = torch.arange(len(last), device=last.device)
-        return self._last_hidden_state(batch)[rows, last]
+    def last_hidden(self, groups: GroupBatch) -> Tensor:
+        """See ``Forward``; several completions of a prompt read it from a cache."""
+        counts = torch.tensor([len(own) for own in groups.completions], device=groups.device)
+        owner = torch.arange(len(counts), device=groups.device).repeat_interleave(counts)
+        completions = [ids for own in groups.completions for ids in own]
+        rows = [groups.prompts[place] for place in owner.tolist()]
+        batch = collate(rows, completions, pad_id=groups.pad_id, device=groups.device)
+        last = batch.completion_mask.sum(dim=-1) - 1
+        if int(counts.max()) == 1:
+            hidden = self._last_hidden_state(batch)[:, batch.prompt_size :]
+        else:
+            hidden = self._after_prompts(groups, batch, owner)
+        return hidden[torch.arange(len(last), device=last.device), last]
+
+    def _after_prompts(self, groups: GroupBatch, batch: TokenBatch, owner: Tensor) -> Tensor:
+        """States of the completions (B, C, H), each prompt run once; exact with gradients."""
+        empty: list[list[int]] = [[] for _ in groups.prompts]
+        prompts = collate(groups.prompts, empty, pad_id=groups.pad_id, device=groups.device)
+        cache = DynamicCache(config=self.model.config)
+        self.model.base_model(**_inputs(prompts), past_key_values=cache, use_cache=True)
+        cache.reorder_cache(owner)
+        size = prompts.prompt_size
+        surplus = batch.prompt_size - size
+        hidden: Tensor = self.model.base_model(
+            input_ids=batch.completion_ids,
+            attention_mask=batch.attention_mask[:, surplus:],
+            position_ids=batch.position_ids[:, batch.prompt_size :],
+            past_key_values=cache,
+            use_cache=True,
+        ).last_hidden_state
+        return hidden
 
     def logprobs(self, batch: TokenBatch, *, temperature: float) -> tuple[Tensor, Tensor]:
         """See ``Forward``."""

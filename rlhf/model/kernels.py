@@ -254,6 +254,69 @@ def causal_attention(q: Tensor, k: Tensor, v: Tensor, lengths: Sequence[int]) ->
     return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
 
+@dataclass(frozen=True, slots=True)
+class Branches:
+    """Where completions that share a prompt find their keys. R branches, C queries, L keys each."""
+
+    queries: Tensor
+    """Which token of the branches is each branch's query, 0 at padding, (R, C)."""
+    keys: Tensor
+    """Which of all tokens each branch may see, in order, 0 at padding, (R, L)."""
+    visible: Tensor
+    """bool (R, 1, C, L)."""
+    real: Tensor
+    """True at queries that are no padding, bool (R, C)."""
+
+    @classmethod
+    def of(
+        cls,
+        prefixes: Sequence[tuple[int, int]],
+        sizes: Sequence[int],
+        *,
+        first: int,
+        device: torch.device,
+    ) -> Branches:
+        """Lay out branches whose own tokens lie one after the other.
+
+        Args:
+            prefixes: Start and length of each one's prompt among all tokens.
+            sizes: Own tokens of each branch.
+            first: Where the first own token of the first branch lies among all tokens.
+            device: Of the tensors.
+        """
+        starts, lengths = torch.tensor(prefixes).unbind(dim=1)
+        own = torch.tensor(sizes)
+        place = torch.arange(int(own.max()))
+        real = place < own[:, None]
+        behind = own.cumsum(0) - own
+        queries = torch.where(real, behind[:, None] + place, 0)
+        key = torch.arange(int((lengths + own).max()))
+        after = key - lengths[:, None]
+        keys = torch.where(after < 0, starts[:, None] + key, first + behind[:, None] + after)
+        keys = torch.where(after < own[:, None], keys, 0)
+        visible = after[:, None, :] <= place[None, :, None]
+        return cls(
+            queries.to(device), keys.to(device), visible[:, None].to(device), real.to(device)
+        )
+
+
+def branch_attention(q: Tensor, k: Tensor, v: Tensor, branches: Branches) -> Tensor:
+    """Attention of each branch to its prompt and, causally, to itself.
+
+    Args:
+        q: Of the branches' own tokens, (N, heads, D).
+        k: Of all tokens, (N', key heads, D).
+        v: Likewise.
+        branches: Where each finds its keys.
+
+    Returns:
+        (N, heads, D).
+    """
+    q_rows = q[branches.queries].transpose(1, 2)
+    k_rows, v_rows = (x[branches.keys].transpose(1, 2) for x in (k, v))
+    return _attend(q_rows, k_rows, v_rows, branches.visible).transpose(1, 2)[branches.real]
+
+
 def _equal_groups(lengths: Sequence[int]) -> list[tuple[int, int]]:
     """Runs of equal neighbours as (how many, which length)."""
     groups: list[tuple[int, int]] = []
@@ -265,18 +328,19 @@ def _equal_groups(lengths: Sequence[int]) -> list[tuple[int, int]]:
     return groups
 
 
-def _attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Causal attention, (B, heads, L, D)."""
+def _attend(q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None = None) -> Tensor:
+    """Attention of q (B, heads, C, D) to k, v (B, key heads, L, D); causal without a mask."""
     slow = q.device.type == "cpu" and q.dtype in _SLOW_BACKWARD
     if slow and (q.requires_grad or k.requires_grad or v.requires_grad):
-        attended: Tensor = _apply(_HalfAttention, q, k, v)
+        attended: Tensor = _apply(_HalfAttention, q, k, v, visible)
         return attended
-    return _fused_attention(q, k, v)
+    return _fused_attention(q, k, v, visible)
 
 
-def _fused_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    grouped = q.shape[1] != k.shape[1]
-    return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=grouped)
+def _fused_attention(q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None) -> Tensor:
+    return F.scaled_dot_product_attention(
+        q, k, v, visible, is_causal=visible is None, enable_gqa=q.shape[1] != k.shape[1]
+    )
 
 
 class _HalfAttention(Function):
@@ -287,22 +351,26 @@ class _HalfAttention(Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        ctx.save_for_backward(q, k, v)
-        return _fused_attention(q, k, v)
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, visible: Tensor | None) -> Tensor:
+        ctx.save_for_backward(q, k, v, visible)
+        return _fused_attention(q, k, v, visible)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> Any:
-        q, k, v = ctx.saved_tensors
+        q, k, v, visible = ctx.saved_tensors
         rows, heads, length, size = q.shape
-        key_heads = k.shape[1]
+        key_heads, keys = k.shape[1:3]
         group = heads // key_heads
         q_flat, g_flat = (x.reshape(rows * key_heads, group * length, size) for x in (q, gradient))
-        k_flat, v_flat = (x.reshape(rows * key_heads, length, size) for x in (k, v))
-        future = torch.full((length, length), -torch.inf, dtype=q.dtype).triu_(1).repeat(group, 1)
+        k_flat, v_flat = (x.reshape(rows * key_heads, keys, size) for x in (k, v))
+        hidden = torch.full((length, keys), -torch.inf, dtype=q.dtype).triu_(1).repeat(group, 1)
+        if visible is not None:
+            hidden = torch.zeros(visible.shape, dtype=q.dtype).masked_fill_(~visible, -torch.inf)
+            hidden = hidden.expand(rows, key_heads, length, keys).repeat(1, 1, group, 1)
+            hidden = hidden.view(rows * key_heads, group * length, keys)
         scale = size**-0.5
-        scores = torch.baddbmm(future, q_flat, k_flat.mT, alpha=scale)
+        scores = torch.baddbmm(hidden, q_flat, k_flat.mT, alpha=scale)
         # Twice as fast by way of float32 where rows are no multiple of the vector size.
         shares = torch.softmax(scores, dim=-1, dtype=_wide(scores)).to(scores.dtype)
         v_gradient = torch.bmm(shares.mT, g_flat)
@@ -311,7 +379,7 @@ class _HalfAttention(Function):
         score_gradient.mul_(scale)
         q_gradient = torch.bmm(score_gradient, k_flat)
         k_gradient = torch.bmm(score_gradient.mT, q_flat)
-        return q_gradient.view(q.shape), k_gradient.view(k.shape), v_gradient.view(v.shape)
+        return q_gradient.view(q.shape), k_gradient.view(k.shape), v_gradient.view(v.shape), None
 
 
 def swiglu(gate: Tensor, up: Tensor) -> Tensor:

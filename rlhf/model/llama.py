@@ -17,10 +17,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from rlhf.data.collation import TokenBatch
+from rlhf.data.collation import GroupBatch, TokenBatch
 from rlhf.model.forward import Decoder, TransformersForward
 from rlhf.model.kernels import (
+    Branches,
     add_rms_norm,
+    branch_attention,
     causal_attention,
     head_logprobs,
     linear_maps,
@@ -49,11 +51,12 @@ class LlamaForward:
             return self.general.hidden(batch)
         return self._trunk(_before_completion(batch))
 
-    def last_hidden(self, batch: TokenBatch) -> Tensor:
-        """See ``Forward``."""
-        if self._too_long(batch.input_ids.shape[1]):
-            return self.general.last_hidden(batch)
-        return self._trunk(_up_to_last(batch))
+    def last_hidden(self, groups: GroupBatch) -> Tensor:
+        """See ``Forward``; completions of one prompt are branches that attend to it."""
+        if self._too_long(groups.longest):
+            return self.general.last_hidden(groups)
+        tokens, branches = _lay_out_groups(groups)
+        return self._trunk(tokens, branches)
 
     def logprobs(self, batch: TokenBatch, *, temperature: float) -> tuple[Tensor, Tensor]:
         """See ``Forward``; logits exist for real completion tokens only, piece by piece."""
@@ -81,21 +84,25 @@ class LlamaForward:
     def _too_long(self, length: int) -> bool:
         return self.window is not None and length > self.window
 
-    def _trunk(self, tokens: _Tokens) -> Tensor:
+    def _trunk(self, tokens: _Tokens, branches: Branches | None = None) -> Tensor:
         """Last hidden state where it is read, (M, H)."""
         weights = Weights.of(self.model)
         if not tokens.lengths:
             return weights.norm.new_empty(0, len(weights.norm))
 
         def attend(_layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            return causal_attention(q, k, v, tokens.lengths)
+            if branches is None:
+                return causal_attention(q, k, v, tokens.lengths)
+            size = sum(tokens.lengths)
+            rows = causal_attention(q[:size], k[:size], v[:size], tokens.lengths)
+            return torch.cat([rows, branch_attention(q[size:], k, v, branches)])
 
         return _run(weights, tokens, attend)
 
 
 @dataclass(frozen=True, slots=True)
 class _Tokens:
-    """Tokens of several rows, one row after the other."""
+    """Tokens of several rows, one row after the other; those of branches follow."""
 
     ids: Tensor
     """(N,)."""
@@ -104,7 +111,7 @@ class _Tokens:
     lengths: Sequence[int]
     """Tokens per row, none of them 0."""
     read: Tensor | None
-    """Which hidden states are wanted, (M,) ascending; None for all."""
+    """Which hidden states are wanted, (M,); None for all."""
 
 
 def _before_completion(batch: TokenBatch) -> _Tokens:
@@ -133,6 +140,43 @@ def _lay_out(batch: TokenBatch, lengths: Tensor, reads: Tensor) -> _Tokens:
         lengths=[length for length in lengths.tolist() if length],
         read=None if read.all() else read.nonzero().squeeze(-1).to(device),
     )
+
+
+def _lay_out_groups(groups: GroupBatch) -> tuple[_Tokens, Branches | None]:
+    """Put prompts first and completions after them, each read at its end.
+
+    A prompt's only completion is part of its row; several are branches.
+    """
+    rows: list[Sequence[int]] = []
+    branches: list[tuple[int, int, Sequence[int]]] = []  # start and length of the prompt, own ids
+    reads: list[tuple[bool, int]] = []  # whether in a branch, and where there
+    at, past = 0, 0
+    for prompt, own in zip(groups.prompts, groups.completions, strict=True):
+        row = [*prompt, *own[0]] if len(own) == 1 else prompt
+        if len(own) == 1:
+            reads.append((False, at + len(row) - 1))
+        else:
+            for ids in own:
+                branches.append((at, len(prompt), ids))
+                past += len(ids)
+                reads.append((True, past - 1))
+        rows.append(row)
+        at += len(row)
+    ids = [i for row in rows for i in row] + [i for *_, own in branches for i in own]
+    positions = [i for row in rows for i in range(len(row))]
+    positions += [size + i for _, size, own in branches for i in range(len(own))]
+    read = [at + place if is_branch else place for is_branch, place in reads]
+    tokens = _Tokens(
+        ids=torch.tensor(ids, dtype=torch.long, device=groups.device),
+        positions=torch.tensor(positions, dtype=torch.long, device=groups.device),
+        lengths=[len(row) for row in rows if row],
+        read=torch.tensor(read, dtype=torch.long, device=groups.device),
+    )
+    if not branches:
+        return tokens, None
+    prefixes = [(start, size) for start, size, _ in branches]
+    sizes = [len(own) for *_, own in branches]
+    return tokens, Branches.of(prefixes, sizes, first=at, device=groups.device)
 
 
 def _run(weights: Weights, tokens: _Tokens, attend: Attend) -> Tensor:

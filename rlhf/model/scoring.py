@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from rlhf.data.collation import TokenBatch
+from rlhf.data.collation import GroupBatch, TokenBatch
 from rlhf.model.heads import ScalarHead
 from rlhf.model.roles import Roles
 
@@ -45,9 +45,9 @@ def completion_logprobs_and_values(
     return roles.track(_padded(logprobs, batch)), roles.track(_padded(values, batch))
 
 
-def completion_scores(roles: Roles, batch: TokenBatch, head: ScalarHead) -> Tensor:
-    """Score of each completion, read at its last real token, float32 (B,)."""
-    scores: Tensor = head(roles.forward.last_hidden(batch))
+def completion_scores(roles: Roles, groups: GroupBatch, head: ScalarHead) -> Tensor:
+    """Score of each completion, group by group, read at its last token, float32 (B,)."""
+    scores: Tensor = head(roles.forward.last_hidden(groups))
     return roles.track(scores)
 
 

@@ -22,7 +22,7 @@ from transformers import (
 )
 
 from rlhf.config import AdapterConfig
-from rlhf.data.collation import collate
+from rlhf.data.collation import GroupBatch, collate
 from rlhf.model.base import FrozenBase
 from rlhf.model.roles import Roles
 
@@ -111,3 +111,12 @@ def make_roles(model, *, targets="all-linear", **settings):
 
 def batch_of(rows=(0, 1, 2, 3)):
     return collate([PROMPTS[r] for r in rows], [COMPLETIONS[r] for r in rows], pad_id=0, device=CPU)
+
+
+def singles(batch):
+    """A batch as groups of one completion each."""
+    rows = range(len(batch.input_ids))
+    prompt_mask = batch.attention_mask[:, : batch.prompt_size]
+    prompts = [batch.input_ids[r, : batch.prompt_size][prompt_mask[r]].tolist() for r in rows]
+    own = [[batch.completion_ids[r][batch.completion_mask[r]].tolist()] for r in rows]
+    return GroupBatch(prompts, own, pad_id=0, device=CPU)

@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from families import COMPLETIONS, PROMPTS, batch_of, frozen, make_family, make_roles
+from families import COMPLETIONS, PROMPTS, batch_of, frozen, make_family, make_roles, singles
 from tiny_model import make_tokenizer
 
 from rlhf.config import AdapterConfig
@@ -59,7 +59,7 @@ def analyse(roles, batch):
         return (
             completion_logprobs(roles, batch, temperature=TEMPERATURE),
             completion_values(roles, batch, head),
-            completion_scores(roles, batch, head),
+            completion_scores(roles, singles(batch), head),
         )
 
 

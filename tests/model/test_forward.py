@@ -15,6 +15,7 @@ from families import (
     make_family,
     make_roles,
     randomize,
+    singles,
 )
 from tiny_model import make_tokenizer
 from torch import nn
@@ -88,7 +89,7 @@ def run_values(roles, batch, head):
 
 
 def run_scores(roles, batch, head):
-    return completion_scores(roles, batch, head)
+    return completion_scores(roles, singles(batch), head)
 
 
 def test_one_pass_gives_the_bits_of_two():
@@ -337,16 +338,6 @@ def test_no_weight_is_copied_or_changed():
     }
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)
-
-
-def test_the_active_role_is_that_of_the_scope():
-    roles = make_roles(make_family("llama"))
-    with roles.use("value"):
-        assert roles.active == "value"
-    with roles.use(None):
-        assert roles.active is None
-    with pytest.raises(RuntimeError, match="no role's scope is open"):
-        roles.active  # noqa: B018
 
 
 def test_randomised_adapters_differ():

@@ -8,8 +8,10 @@ from torch.autograd import gradcheck
 from rlhf.model import kernels
 from rlhf.model.kernels import (
     Adapter,
+    Branches,
     LinearMap,
     add_rms_norm,
+    branch_attention,
     causal_attention,
     head_logprobs,
     linear_maps,
@@ -180,3 +182,35 @@ def test_nothing_is_saved_without_gradients(draw):
             head_logprobs(x, draw(9, 6), torch.zeros(5, dtype=torch.long), temperature=1.0),
         ):
             assert output.grad_fn is None
+
+
+PREFIXES, SIZES = [(0, 3), (0, 3), (3, 2)], [2, 1, 4]
+"""Two branches of one prompt and one of another; own tokens start at 5."""
+
+
+@pytest.fixture
+def branches():
+    return Branches.of(PREFIXES, SIZES, first=5, device=torch.device("cpu"))
+
+
+def test_a_branch_attends_to_its_prompt_and_to_itself(draw, branches):
+    q, k, v = draw(7, 4, 3), draw(12, 2, 3), draw(12, 2, 3)
+    expected, at = [], 5
+    for (start, size), own in zip(PREFIXES, SIZES, strict=True):
+        for token in range(own):
+            seen = [*range(start, start + size), *range(at, at + token + 1)]
+            for head in range(4):
+                keys, values = k[seen, head // 2], v[seen, head // 2]
+                shares = torch.softmax(keys @ q[at - 5 + token, head] / 3**0.5, dim=0)
+                expected.append(shares @ values)
+        at += own
+    found = branch_attention(q, k, v, branches)
+    torch.testing.assert_close(found, torch.stack(expected).view(7, 4, 3))
+
+
+@pytest.mark.parametrize("slow", [False, True])
+def test_the_gradient_of_branches(draw, branches, monkeypatch, slow):
+    if slow:  # as half precision on a CPU
+        monkeypatch.setattr(kernels, "_SLOW_BACKWARD", (torch.float64,))
+    inputs = draw(7, 4, 3), draw(12, 2, 3), draw(12, 2, 3)
+    assert gradcheck(lambda q, k, v: branch_attention(q, k, v, branches), inputs)

@@ -2,6 +2,7 @@ import json
 
 import pytest
 import torch
+from families import singles
 from tiny_model import make_model, make_tokenizer
 from transformers import GPT2Config, GPT2LMHeadModel
 
@@ -148,10 +149,10 @@ def test_scores_are_read_at_the_end_token_in_any_batch(roles):
     head = ScalarHead(32)
     torch.nn.init.normal_(head.weight, generator=torch.Generator().manual_seed(1))
     with torch.no_grad(), roles.use("reward"):
-        together = completion_scores(roles, batch_of(), head)
+        together = completion_scores(roles, singles(batch_of()), head)
         for row in range(3):
             ids = torch.tensor([PROMPTS[row] + COMPLETIONS[row]])
-            hidden = roles.backbone(ids).last_hidden_state[0, -1]
+            hidden = roles.causal_lm.base_model(ids).last_hidden_state[0, -1]
             torch.testing.assert_close(together[row], hidden @ head.weight, rtol=0, atol=1e-5)
 
 
@@ -162,7 +163,7 @@ def test_values_are_those_of_the_state_before_each_token(roles):
         found = completion_values(roles, batch_of(), head)
         for row in range(3):
             ids = torch.tensor([PROMPTS[row] + COMPLETIONS[row]])
-            hidden = roles.backbone(ids).last_hidden_state[0]
+            hidden = roles.causal_lm.base_model(ids).last_hidden_state[0]
             start = len(PROMPTS[row]) - 1
             expected = hidden[start : start + len(COMPLETIONS[row])] @ head.weight
             size = len(expected)
