@@ -39,7 +39,8 @@ from rlhf.model.adapters import fold, read_delta
 from rlhf.model.base import ADAPTER_FOLDER, load_base, resolve_base
 from rlhf.model.heads import ScalarHead
 from rlhf.model.roles import Roles
-from rlhf.reward import HEAD_FILE, RewardModel
+from rlhf.reward import RewardModel
+from rlhf.reward.model import HEAD_FILE
 
 CPU = torch.device("cpu")
 PROBES = 32

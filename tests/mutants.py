@@ -147,7 +147,7 @@ MUTANTS = [
     ),
     Mutant(
         "end token not appended for scoring",
-        "reward.py",
+        "reward/model.py",
         "[*(ids[:-1] if chat.has_ended(ids) else ids), chat.end_id] for ids in completion_ids",
         "list(ids) for ids in completion_ids",
         (f"{REWARD}::test_any_stop_token_is_scored_as_the_end_token",),
@@ -538,7 +538,7 @@ MUTANTS = [
     # -- the score head
     Mutant(
         "score head not loaded",
-        "reward.py",
+        "reward/model.py",
         "        head.load(adapter / HEAD_FILE)\n",
         "",
         (f"{REWARD}::test_it_learns_a_planted_preference",),

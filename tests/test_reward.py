@@ -12,7 +12,9 @@ from rlhf.errors import CheckpointError, DataError
 from rlhf.model.base import load_base, resolve_model
 from rlhf.model.roles import Roles
 from rlhf.records import Prompt
-from rlhf.reward import RewardModel, RewardStage, _ratio, usable_rankings
+from rlhf.reward import RewardModel, RewardStage
+from rlhf.reward.card import _ratio
+from rlhf.reward.stage import usable_rankings
 
 WORDS = ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k", "l", "m", "n", "o"]
 
