@@ -4,6 +4,7 @@
 # make mutants    put known bugs into a copy of the package; some test must fail for each
 # make check      what every commit must pass beside the tests
 # make bench      set up and time PPO beside TRL's; see benchmarks/README.md
+# make bench-reward  set up and time reward training beside TRL's
 #
 # On Linux without a GPU, pip's default torch brings gigabytes of CUDA; choose the small one with
 #   make setup TORCH_INDEX_URL=https://download.pytorch.org/whl/cpu
@@ -15,7 +16,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: setup demo test test-slow mutants check lint format clean bench bench-setup bench-setup-lf
+.PHONY: setup demo test test-slow mutants check lint format clean
+.PHONY: bench bench-reward bench-setup bench-setup-lf
 .DEFAULT_GOAL := setup
 
 setup: $(INSTALLED)
@@ -56,6 +58,9 @@ format: setup
 
 bench: setup bench-setup
 	$(BIN)/python benchmarks/ppo_vs_trl.py $(ARGS)
+
+bench-reward: setup
+	$(BIN)/python benchmarks/reward_vs_trl.py $(ARGS)
 
 bench-setup: benchmarks/.venv-trl/.installed  # TRL's last release with PPO
 

@@ -15,6 +15,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from job import JobFolder
+
 HERE = Path(__file__).resolve().parent
 NOISY = 0.25
 """A sample counts as noisy when other processes used more than this share of one core."""
@@ -148,6 +150,18 @@ def wait_for_quiet(pid: int, *, most: float) -> None:
         time.sleep(0.5)
         if not load.others() > NOISY:
             return
+
+
+def job_folder(size: str, cache: Path) -> JobFolder:
+    """Find what ``make_job.py`` wrote for a size, or let it write that."""
+    folder = JobFolder(cache / size)
+    if not folder.is_complete:
+        note(f"{size}: making the model in {folder.path}")
+        make = [sys.executable, str(HERE / "make_job.py"), size, str(folder.path)]
+        done = subprocess.run(make, capture_output=True, text=True)
+        if done.returncode:
+            raise WorkerError("\n".join([f"{size}: no model", *done.stderr.splitlines()[-15:]]))
+    return folder
 
 
 def worker_environment(*, threads: int, device: str) -> dict[str, str]:

@@ -35,12 +35,10 @@ from transformers import AutoModelForSequenceClassification
 from rlhf.cli import quiet_libraries
 from rlhf.data.chat import ChatFormat
 from rlhf.data.readers import read_demonstrations, read_prompts
-from rlhf.model.adapters import fold, read_delta
-from rlhf.model.base import ADAPTER_FOLDER, load_base, resolve_base
-from rlhf.model.heads import ScalarHead
+from rlhf.model.base import load_base, resolve_base
 from rlhf.model.roles import Roles
 from rlhf.reward import RewardModel
-from rlhf.reward.model import HEAD_FILE
+from rlhf.reward.export import export_classifier
 
 CPU = torch.device("cpu")
 PROBES = 32
@@ -108,7 +106,7 @@ def export(demo: Path, scratch: Path) -> dict[str, Any]:
     ids = [chat.encode_prompt(prompt) for prompt in prompts]
     (scratch / "prompt_ids.json").write_text(json.dumps(ids))
 
-    classifier, bias = merged_classifier(source.base, demo / "reward" / ADAPTER_FOLDER)
+    classifier, bias = normalised_classifier(demo / "reward", scratch)
     classifier.save_pretrained(scratch / "reward_export")
     written = read_demonstrations(str(demo / "demonstrations.jsonl"))[:PROBES]
     reward = RewardModel.load(demo / "reward", Roles(base), chat)
@@ -125,19 +123,16 @@ def export(demo: Path, scratch: Path) -> dict[str, Any]:
     }
 
 
-def merged_classifier(base: Path, adapter: Path) -> tuple[Any, float]:
-    """The base with the reward adapter folded in and the normalised head; and the head's bias."""
+def normalised_classifier(run_folder: Path, scratch: Path) -> tuple[Any, float]:
+    """The exported reward run with its spread folded into the weights; and the bias it lacks."""
+    exported = export_classifier(run_folder, scratch / "reward_raw")
     model = AutoModelForSequenceClassification.from_pretrained(
-        base, num_labels=1, dtype=torch.float32
+        exported.output_dir, dtype=torch.float32
     ).eval()
-    fold(model, read_delta(adapter))
-    head = ScalarHead(model.config.hidden_size)
-    head.load(adapter / HEAD_FILE)
-    plain = ScalarHead(model.config.hidden_size)
-    plain.copy_normalized(head)
+    constants = exported.normalization
     with torch.no_grad():
-        model.score.weight.copy_(plain.weight[None])
-    return model, float(plain.bias.detach())
+        model.score.weight.div_(constants.std)
+    return model, -constants.mean / constants.std
 
 
 @torch.no_grad()

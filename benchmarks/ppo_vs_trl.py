@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -26,6 +25,7 @@ from driver import (
     Worker,
     WorkerError,
     command_line,
+    job_folder,
     machine,
     note,
     table,
@@ -67,13 +67,7 @@ def main() -> int:
 
 def run_size(size: str, given: argparse.Namespace) -> dict[str, Any]:
     """Let all implementations take turns on one model."""
-    folder = JobFolder(given.cache / size)
-    if not folder.is_complete:
-        note(f"{size}: making the model in {folder.path}")
-        make = [sys.executable, str(HERE / "make_job.py"), size, str(folder.path)]
-        done = subprocess.run(make, capture_output=True, text=True)
-        if done.returncode:
-            raise WorkerError("\n".join([f"{size}: no model", *done.stderr.splitlines()[-15:]]))
+    folder = job_folder(size, given.cache)
     samples: dict[str, list[dict[str, Any]]] = {}
     with ExitStack() as stack:
         workers = []

@@ -41,6 +41,8 @@ The path on your own model and files:
   5  rlhf ppo       prompts.jsonl, runs/sft, runs/reward    runs/ppo: adapter, its export
   6  rlhf evaluate  held-out rows, runs/sft, runs/ppo       report.html and its figures
      rlhf generate  runs/sft or runs/ppo, your prompts      completions on standard output
+     rlhf score     runs/reward, prompts and completions    their scores, on standard output
+     rlhf export-reward  runs/reward                        a sequence classifier
 
 rlhf COMMAND --help explains every option. rlhf COMMAND --print_config > my.yaml writes them all
 into a file for --config. On several GPUs: accelerate launch -m rlhf COMMAND ...
@@ -138,7 +140,10 @@ def _run(name: str, argv: Sequence[str], prog: str) -> int:
     if name == "generate":
         return _generate(parse(configs.GenerateConfig, argv, prog=prog))
     command = COMMANDS[name]
-    execute(command, parse(command.config, argv, prog=prog))
+    config = parse(command.config, argv, prog=prog)
+    if isinstance(config, configs.ScoreConfig) and config.output is None:
+        return _print_scores(config)
+    execute(command, config)
     return 0
 
 
@@ -151,6 +156,16 @@ def _generate(config: configs.GenerateConfig) -> int:
         row = json.dumps({"prompt": prompt.to_json(), "completion": completion}, ensure_ascii=False)
         sys.stdout.write((row if config.prompts else completion) + "\n")
         sys.stdout.flush()
+    return 0
+
+
+def _print_scores(config: configs.ScoreConfig) -> int:
+    """Write rows of JSON with their scores."""
+    quiet_libraries()
+    from rlhf.reward.score import score_rows
+
+    for row in score_rows(config):
+        sys.stdout.write(json.dumps(row, ensure_ascii=False) + "\n")
     return 0
 
 
@@ -259,6 +274,14 @@ COMMANDS = {
     ),
     "reward": Command(configs.RewardConfig, _stage("rlhf.reward", "RewardStage"), _after_reward),
     "ppo": Command(configs.PPOConfig, _stage("rlhf.ppo", "PPOStage"), _after_ppo),
+    "score": Command(
+        configs.ScoreConfig, _function("rlhf.reward.score", "score_file"), lambda config: ()
+    ),
+    "export-reward": Command(
+        configs.RewardExportConfig,
+        _function("rlhf.reward.export", "export_reward"),
+        lambda config: (),
+    ),
     "evaluate": Command(
         configs.EvaluationConfig, _stage("rlhf.evaluate", "EvaluationStage"), _after_evaluation
     ),

@@ -148,18 +148,87 @@ class RewardConfig(StageConfig):
     """Longest prompt plus completion in tokens; a longer ranking is refused."""
     eval_fraction: float = 0.1
     """Share of prompts (chosen by hash) held out for the reward card."""
+    micro_batch_tokens: int = 16384
+    """Tokens in one forward pass; a batch with more is split, with the same gradients."""
+    ensemble_size: int = 1
+    """Reward models to train, each on a bootstrap resample of the prompts; with more than one,
+    output_dir holds member_1, member_2, ... and how far they disagree on each prompt."""
+    learning_curve: bool = True
+    """Also train on 25, 50 and 75 % of the rankings, to tell in the card what more would bring."""
+
+    loss: Literal["bradley_terry", "plackett_luce", "rao_kupper", "davidson"] = "bradley_terry"
+    """How scores explain an order: by its pairs (bradley_terry), by its pairs with a tie as an
+    outcome of its own (rao_kupper, davidson), or as a whole (plackett_luce, nats per choice)."""
+    ties: Literal["drop", "half"] = "drop"
+    """What bradley_terry makes of a tie: nothing, or a pair that either side wins by half."""
     label_smoothing: float = 0.0
-    """Assumed share of pairs that annotators ordered by mistake."""
+    """Assumed share of pairs that annotators ordered by mistake (bradley_terry)."""
+    strength_margin: float = 0.0
+    """Lead asked for per step of the strengths between tiers, in raw score (bradley_terry)."""
+    center_rewards_coefficient: float = 0.0
+    """Weight of a penalty on raw scores away from 0; 0.01 is usual."""
+    all_bad: Literal["skip", "ties", "below_zero"] = "skip"
+    """What "all bad" means: nothing, that the answers are tied, or that their raw scores lie
+    below 0."""
+    all_bad_coef: float = 1.0
+    """Weight of the loss of all_bad=below_zero."""
+    annotator_weights: Texts | None = None
+    """What the rankings of a person count, as name=weight (default: 1 each). A ranking counts that
+    times the weight in its own meta, if it has one."""
+    learn_annotator_errors: bool = False
+    """Learn which share of pairs each person answers by chance, and count them accordingly
+    (bradley_terry)."""
+    annotator_error: float = 0.1
+    """That share for an unknown person; learnt shares are drawn towards it."""
+    annotator_error_std: float = 1.0
+    """How far people are expected to differ in it, in logits."""
+    objective_learning_rate: float = 0.05
+    """Peak learning rate of the tie parameter and of the annotators' errors."""
 
     def __post_init__(self) -> None:
         StageConfig.__post_init__(self)
         _no_dropout(self.adapter)
-        _positive("num_train_epochs", self.num_train_epochs)
-        _positive("max_length", self.max_length)
+        for name in (
+            *("num_train_epochs", "max_length", "micro_batch_tokens", "ensemble_size"),
+            *("annotator_error_std", "objective_learning_rate"),
+        ):
+            _positive(name, getattr(self, name))
+        for name in ("strength_margin", "center_rewards_coefficient", "all_bad_coef"):
+            _at_least_zero(name, getattr(self, name))
         _fraction("eval_fraction", self.eval_fraction)
         _require(
             0 <= self.label_smoothing < 0.5, "label_smoothing", self.label_smoothing, "0 <= p < 0.5"
         )
+        _require(0 < self.annotator_error < 1, "annotator_error", self.annotator_error, "0 < p < 1")
+        self._check_loss()
+
+    def _check_loss(self) -> None:
+        """Refuse options that the loss would ignore."""
+        for name in ("ties", "label_smoothing", "strength_margin", "learn_annotator_errors"):
+            value = getattr(self, name)
+            _require(
+                self.loss == "bradley_terry" or value in ("drop", 0),
+                name,
+                value,
+                f"it belongs to loss bradley_terry, not {self.loss}",
+            )
+            _require(
+                not self.learn_annotator_errors
+                or name == "learn_annotator_errors"
+                or value in ("drop", 0),
+                name,
+                value,
+                "it can't be had together with learn_annotator_errors",
+            )
+        _require(
+            self.all_bad != "ties" or self.ties == "half" or self.loss in _TIE_LOSSES,
+            "all_bad",
+            self.all_bad,
+            "ties teach nothing here; set ties half or loss rao_kupper or davidson",
+        )
+
+
+_TIE_LOSSES = ("rao_kupper", "davidson")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -454,6 +523,44 @@ class GenerateConfig:
         _at_least_zero("seed", self.seed)
         if self.prompt is not None and self.prompts is not None:
             raise ConfigError("prompts: give either prompt or prompts, not both")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoreConfig:
+    """Score written or sampled completions with one or several reward models."""
+
+    reward_model: Texts
+    """Run folder of the reward stage, or several on one base: an ensemble."""
+    input: str
+    """Rows (.jsonl, .csv or .parquet) of prompt and completion, of messages, of prompt and
+    completions, or rankings."""
+    output: str | None = None
+    """File for the rows with their scores, as JSONL (default: standard output)."""
+    dtype: Dtype = "auto"
+    """Precision of the base."""
+
+    def __post_init__(self) -> None:
+        for path in as_tuple(self.reward_model) or ("",):
+            _require(bool(path), "reward_model", path, "give a run folder of the reward stage")
+        _require(bool(self.input), "input", "", "give a path")
+        _require(self.output != "", "output", "", "give a path")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RewardExportConfig:
+    """Write a reward model as a sequence classifier that transformers loads."""
+
+    reward_model: str
+    """Run folder of the reward stage."""
+    output_dir: str
+    """New or empty folder for the model, its tokenizer and how to read its scores."""
+    dtype: Dtype = "float32"
+    """Precision of the written weights; auto is float32. Below float32, merging the adapter
+    rounds: export.json then has the largest difference of a score."""
+
+    def __post_init__(self) -> None:
+        for name in ("reward_model", "output_dir"):
+            _require(bool(getattr(self, name)), name, "", "give a path")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

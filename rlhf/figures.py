@@ -20,7 +20,7 @@ from rlhf.comparison import Interval, best_of, distinct_share, mean, paired_chan
 from rlhf.config import EvaluationConfig
 from rlhf.ops.metrics import clustered_ratio_interval, pair_outcomes
 from rlhf.records import Demonstration, Prompt
-from rlhf.reward.card import CARD_FILE
+from rlhf.reward.card_files import CARD_FILE
 
 
 @dataclass(frozen=True, slots=True)

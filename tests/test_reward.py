@@ -13,8 +13,7 @@ from rlhf.model.base import load_base, resolve_model
 from rlhf.model.roles import Roles
 from rlhf.records import Prompt
 from rlhf.reward import RewardModel, RewardStage
-from rlhf.reward.card import _ratio
-from rlhf.reward.stage import usable_rankings
+from rlhf.reward.objective import RankingObjective
 
 WORDS = ["a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k", "l", "m", "n", "o"]
 
@@ -110,12 +109,6 @@ def test_any_stop_token_is_scored_as_the_end_token(config, tiny):
     assert model.score([([1, 3, 6, 4], [good, 5])])[0] != first
 
 
-def test_two_annotators_of_a_prompt_are_one_unit():
-    once = _ratio(["a", "b", "c"], [(4, 3.0), (4, 1.0), (4, 4.0)])
-    twice = _ratio(["a", "b", "c"] * 2, [(4, 3.0), (4, 1.0), (4, 4.0)] * 2)
-    assert once == pytest.approx(twice)
-
-
 def test_rankings_without_an_order_are_refused(config, write_rows):
     ties = [{"prompt": "a", "completions": ["b", "c"], "ranks": [1, 1]}]
     config = dataclasses.replace(config, rankings=write_rows("ties.jsonl", ties))
@@ -123,13 +116,14 @@ def test_rankings_without_an_order_are_refused(config, write_rows):
         RewardStage(config).run()
 
 
-def test_skips_train_nothing_and_others_worse_gives_pairs():
+def test_skips_train_nothing_and_others_worse_gives_pairs(config):
     from rlhf.records import Ranking
 
     prompt = Prompt.parse("a")
     skipped = Ranking(prompt, ("b", "c"), (None, None), action="skip")
     best = Ranking(prompt, ("b", "c", "d"), (1, None, None), others_worse=True)
-    assert usable_rankings([skipped, best], "x") == [best]
+    uses = RankingObjective(config, [skipped, best]).uses
+    assert [uses(skipped), uses(best)] == [False, True]
     assert list(best.strict_pairs()) == [(0, 1), (0, 2)]
     assert list(dataclasses.replace(best, others_worse=False).strict_pairs()) == []
 

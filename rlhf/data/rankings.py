@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from rlhf.data.readers import read_rankings
-from rlhf.records import Ranking
+from rlhf.records import Prompt, Ranking
 
 _SQLITE_MAGIC = b"SQLite format 3\0"
 _STORE_SUFFIXES = (".sqlite", ".sqlite3", ".db")
@@ -35,3 +36,21 @@ def load_rankings(source: str) -> list[Ranking]:
 
     with RankingStore.open(source, create=False) as store:
         return list(store.rankings())
+
+
+def load_tasks(source: str, rankings: Sequence[Ranking]) -> list[tuple[Prompt, tuple[str, ...]]]:
+    """Every prompt with its completions: a store's tasks, ranked or not, or those of rankings.
+
+    Args:
+        source: Where the rankings came from.
+        rankings: What ``load_rankings`` gave.
+    """
+    if not is_store(source):
+        return list(dict.fromkeys((ranking.prompt, ranking.completions) for ranking in rankings))
+    from rlhf.store import RankingStore
+
+    with RankingStore.open(source, create=False) as store:
+        return [
+            (task.prompt, tuple(candidate.text for candidate in task.candidates))
+            for task in store.tasks()
+        ]

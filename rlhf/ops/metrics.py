@@ -9,6 +9,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+_DRAWS_AT_ONCE = 1 << 22
+
 
 def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> Tensor:
     """1 - Var(returns - values) / Var(returns) over real tokens; 0 when returns are constant."""
@@ -131,6 +133,55 @@ def bootstrap_ratio_interval(
     ends = torch.tensor([tail, 1.0 - tail], dtype=torch.float64)
     low, high = (sums[:, 0] / sums[:, 1]).quantile(ends).tolist()
     return top / bottom, low, high
+
+
+def bootstrap_ratio_intervals(
+    numerators: Tensor,
+    denominators: Tensor,
+    *,
+    resamples: int = 2000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> Tensor:
+    """``bootstrap_ratio_interval`` of F ratios over the same N entries, resampled together.
+
+    Args:
+        numerators: float (F, N).
+        denominators: At least 0, float (F, N). An entry where a ratio has 0 says nothing of it.
+        resamples: Number of resamples.
+        level: Chance that an interval should cover.
+        seed: The same seed gives the same intervals.
+
+    Returns:
+        float64 (F, 3): ratio, low, high. NaN where the denominators sum to 0; plus or minus
+        infinity for an interval that rests on a single entry.
+    """
+    top, bottom = numerators.double(), denominators.double()
+    if not top.numel():
+        return top.new_full((len(top), 3), math.nan)
+    above, below = _resampled_sums(torch.stack((top, bottom)), resamples, seed)
+    tail = (1.0 - level) / 2.0
+    ends = torch.tensor([tail, 1.0 - tail], dtype=torch.float64)
+    # A resample without any of a ratio's entries is left out.
+    ratios = torch.where(below > 0, above / below, math.nan)
+    low, high = ratios.nanquantile(ends, dim=1)
+    alone = (bottom > 0).sum(dim=1) == 1
+    low, high = low.masked_fill(alone, -math.inf), high.masked_fill(alone, math.inf)
+    return torch.stack((top.sum(dim=1) / bottom.sum(dim=1), low, high), dim=1)
+
+
+def _resampled_sums(entries: Tensor, resamples: int, seed: int) -> Tensor:
+    """Sums over N entries drawn with replacement, (2, F, N) to (2, F, resamples)."""
+    size = entries.shape[2]
+    rng = torch.Generator().manual_seed(seed)
+    one = entries.new_ones(())
+    sums = []
+    rows = max(1, _DRAWS_AT_ONCE // size)
+    for start in range(0, resamples, rows):
+        draws = torch.randint(size, (min(rows, resamples - start), size), generator=rng)
+        times = entries.new_zeros(draws.shape).scatter_add_(1, draws, one.expand_as(draws))
+        sums.append(entries @ times.T)
+    return torch.cat(sums, dim=2)
 
 
 def kendall_tau_b(scores: Tensor, ranks: Tensor) -> float:

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
 from rlhf.data.chat import ChatFormat
-from rlhf.errors import ConfigError, DataError, TrainingError
+from rlhf.errors import CheckpointError, ConfigError, DataError, TrainingError
 from rlhf.ops.masking import length_mask
 from rlhf.records import Prompt
+from rlhf.reward.export import NORMALIZATION_FILE, Normalization, read_normalization
 
 NO_CARD = "scores are used as they are: no reward card gives their mean and spread"
 WANTED = (
@@ -34,11 +35,24 @@ class ClassifierReward:
     second. A completion scores as it would alone: rows are padded on the right with the id that
     the model's config names, which transformers' decoders skip to find the last token (so they do
     where it is the end token), and one by one where it names none.
+
+    An exported reward run (it has a normalization.json) is read as the run itself: the completion
+    ends with the token that the file names, and the score is normalised by its constants.
     """
 
     note: str | None = NO_CARD
 
-    def __init__(self, model: Any, tokenizer: Any, name: str, chat: ChatFormat) -> None:
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        name: str,
+        chat: ChatFormat,
+        normalization: Normalization | None = None,
+    ) -> None:
+        if normalization is not None:
+            self.note = None
+        self.normalization = normalization
         self.model = model
         self.tokenizer = tokenizer
         self.name = name
@@ -52,6 +66,10 @@ class ClassifierReward:
     def load(cls, path: str, name: str, chat: ChatFormat, device: torch.device) -> ClassifierReward:
         """Load a folder or hub model, in the dtype that its config names (else float32)."""
         config = read_classifier_config(path)
+        try:
+            normalization = read_normalization(_config_folder(path))
+        except CheckpointError as error:
+            raise ConfigError(f"reward_model: {error}") from error
         try:
             tokenizer = AutoTokenizer.from_pretrained(path)
             model, loading = AutoModelForSequenceClassification.from_pretrained(
@@ -67,7 +85,8 @@ class ClassifierReward:
                 f"reward_model: {path} has no weights for {missing[0]}, so its scores would be "
                 f"random; {WANTED}"
             )
-        return cls(model.to(device).eval().requires_grad_(False), tokenizer, name, chat)
+        model.to(device).eval().requires_grad_(False)
+        return cls(model, tokenizer, name, chat, normalization)
 
     @torch.no_grad()
     def score(
@@ -87,6 +106,8 @@ class ClassifierReward:
         for start in range(0, len(order), size):
             chunk = order[start : start + size]
             scores[torch.tensor(chunk)] = self._forward([rows[row] for row in chunk])
+        if self.normalization is not None:
+            scores = (scores - self.normalization.mean) / self.normalization.std
         return finite_scores(scores, f"reward {self.name}", self.chat, completion_ids)
 
     def encode(self, prompt: Prompt, completion: str) -> list[int]:
@@ -94,12 +115,15 @@ class ClassifierReward:
 
         Text from a chat template gets no further special tokens: the template writes those that
         the model wants. Without a template, the completion stands in a new line under the prompt.
+        An exported reward run gets prompt and completion as the reward stage writes them.
 
         Raises:
             DataError: If the template refuses the prompt.
             TrainingError: If the text is longer than the model can read; it is never cut.
         """
-        if self.tokenizer.chat_template is None:
+        if self.normalization is not None:
+            ids = self._encode_for(self.normalization, prompt, completion)
+        elif self.tokenizer.chat_template is None:
             ids = self.tokenizer(f"{prompt.text}\n{completion}")["input_ids"]
         else:
             ids = self.tokenizer(self._render(prompt, completion), add_special_tokens=False)[
@@ -112,6 +136,19 @@ class ClassifierReward:
                 "drop long prompts"
             )
         return list(ids)
+
+    def _encode_for(
+        self, normalization: Normalization, prompt: Prompt, completion: str
+    ) -> list[int]:
+        end_id = normalization.end_token_id
+        chat = ChatFormat(
+            tokenizer=self.tokenizer,
+            end_id=end_id,
+            stop_ids=frozenset({end_id}),
+            pad_id=end_id,
+            control=(),
+        )
+        return [*chat.encode_prompt(prompt), *chat.encode_completion(completion)]
 
     def _render(self, prompt: Prompt, completion: str) -> str:
         messages = [{"role": turn.role, "content": turn.content} for turn in prompt.messages]
@@ -165,7 +202,7 @@ def _positions(model: Any) -> int | None:
 
 def read_classifier_config(path: str) -> Any:
     """Read a sequence classifier's config, refusing what gives no single score."""
-    folder = Path(path) if Path(path).exists() else _hub_config(path)
+    folder = _config_folder(path)
     if not (folder / "config.json").is_file():
         raise ConfigError(
             f"reward_model: {path} holds neither a run (run.json) nor a model (config.json); "
@@ -189,13 +226,16 @@ def read_classifier_config(path: str) -> Any:
     return config
 
 
-def _hub_config(name: str) -> Path:
-    """Fetch a hub model's config, or find it in the local cache; give its folder."""
+def _config_folder(path: str) -> Path:
+    """Find a model's config; fetch it, or take it from the local cache, where it is a hub model."""
+    if Path(path).exists():
+        return Path(path)
     try:
-        return Path(snapshot_download(name, allow_patterns=["config.json"]))
+        files = ["config.json", NORMALIZATION_FILE]
+        return Path(snapshot_download(path, allow_patterns=files))
     except Exception as error:
         raise ConfigError(
-            f"reward_model: {name!r} is no folder here and no model that the hub gives "
+            f"reward_model: {path!r} is no folder here and no model that the hub gives "
             f"({type(error).__name__}); check the path"
         ) from error
 

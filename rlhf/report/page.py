@@ -14,7 +14,8 @@ from rlhf.report.tables import tables
 from rlhf.report.tiles import tiles
 from rlhf.report.units import COUNT, PLAIN
 
-_OPEN_SAMPLES = 6
+OPEN_SAMPLES = 6
+"""So many samples are shown at once, the others on demand."""
 
 
 def render_report(
@@ -35,15 +36,9 @@ def render_report(
     Returns:
         A whole HTML document.
     """
-    environment = Environment(
-        loader=PackageLoader("rlhf"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     shown = _interleaved(samples)
-    page = environment.get_template("report.html.j2").render(
+    return render_page(
+        "report.html.j2",
         simulated=figures.get("simulated") is True,
         judge=figures.get("judge"),
         compared=[name for key, name in MODELS.items() if key in part(figures, "models")],
@@ -54,12 +49,24 @@ def render_report(
         plots=plots(figures, curves),
         models=MODELS,
         plain=PLAIN.show,
-        samples=shown[:_OPEN_SAMPLES],
-        more_samples=shown[_OPEN_SAMPLES:],
+        samples=shown[:OPEN_SAMPLES],
+        more_samples=shown[OPEN_SAMPLES:],
         notes=figures.get("notes") or (),
         shows=_shown_figures(figures),
         **tables(figures),
     )
+
+
+def render_page(template: str, **values: Any) -> str:
+    """Put values into a template of the package; all text among them is escaped."""
+    environment = Environment(
+        loader=PackageLoader("rlhf"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    page = environment.get_template(template).render(values)
     # A lone surrogate in someone's file must not make the page unwritable.
     return page.encode("utf-8", "replace").decode("utf-8")
 

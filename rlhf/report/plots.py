@@ -1,4 +1,4 @@
-"""The plots of the report, as SVG within the page."""
+"""The plots of the report, as SVG within the page, and what other pages draw theirs with."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import io
 import math
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,8 +20,8 @@ from rlhf.report.reading import Figures, number, part
 
 Curve = Sequence[Mapping[str, Any]]
 
-_INK, _RULE, _SFT, _PPO = "#010203", "#010204", "#010205", "#010206"
-_CSS_COLOURS = {_INK: "plot-ink", _RULE: "line", _SFT: "sft", _PPO: "ppo"}
+INK, RULE, SFT, PPO = "#010203", "#010204", "#010205", "#010206"
+_CSS_COLOURS = {INK: "plot-ink", RULE: "line", SFT: "sft", PPO: "ppo"}
 """Drawn colours stand for the page's own, so that plots follow light and dark."""
 
 _STYLE = {
@@ -32,12 +33,13 @@ _STYLE = {
     "axes.spines.right": False,
     "grid.linewidth": 0.6,
     "legend.frameon": False,
-    **dict.fromkeys(("axes.edgecolor", "grid.color"), _RULE),
-    **dict.fromkeys(("axes.labelcolor", "text.color", "xtick.color", "ytick.color"), _INK),
+    **dict.fromkeys(("axes.edgecolor", "grid.color"), RULE),
+    **dict.fromkeys(("axes.labelcolor", "text.color", "xtick.color", "ytick.color"), INK),
     **dict.fromkeys(("font.size", "axes.labelsize"), 12),
     **dict.fromkeys(("xtick.labelsize", "ytick.labelsize", "legend.fontsize"), 11),
 }
-_LEVEL = {"color": _INK, "linewidth": 1, "linestyle": (0, (4, 3))}
+LEVEL = {"color": INK, "linewidth": 1, "linestyle": (0, (4, 3))}
+"""A line to compare with."""
 _SMOOTHED = 20
 """Curves of this many points get a running mean."""
 
@@ -57,7 +59,7 @@ class Panel:
 
     key: str
     label: str
-    colour: str = _PPO
+    colour: str = PPO
     level: tuple[str, float | None] = ("", None)
     """Name and value of a line to compare with."""
     level_side: str = "left"
@@ -66,14 +68,32 @@ class Panel:
     """The key of the same metric on held-out data."""
 
 
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """A figure and the ends of its interval, as drawn."""
+
+    name: str
+    value: float
+    low: float
+    high: float
+    is_total: bool = False
+
+
+@contextmanager
+def drawing() -> Iterator[None]:
+    """Draw in the style of the page."""
+    with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
+        # The browser draws the text, so matplotlib's own font need not have every letter.
+        warnings.filterwarnings("ignore", message=r"Glyph .* missing", category=UserWarning)
+        yield
+
+
 def plots(figures: Figures, curves: Mapping[str, Curve]) -> list[Plot]:
     """Every plot that has something to show."""
     ppo, reward, sft = (curves.get(stage) or () for stage in ("ppo", "reward", "sft"))
     own = part(figures, "ppo")
     held_out = part(figures, "reward_model").get("pair_accuracy_rankings")
-    with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
-        # The browser draws the text, so matplotlib's own font need not have every letter.
-        warnings.filterwarnings("ignore", message=r"Glyph .* missing", category=UserWarning)
+    with drawing():
         found = (
             _win_plot(own),
             _ppo_plot(ppo, number(own.get("kl_budget"))),
@@ -104,15 +124,15 @@ def _reward_plot(rows: Curve, held_out: float | None) -> Plot | None:
     loss, accuracy = "loss/train", "reward/pair_accuracy_train"
     level = ("held-out rankings", held_out)
     panels = (
-        Panel(loss, "Loss (nats)", _SFT, level=("chance", math.log(2)), level_side="right"),
-        Panel(accuracy, "Accuracy (%)", _SFT, level=level, factor=100.0),
+        Panel(loss, "Loss (nats)", SFT, level=("chance", math.log(2)), level_side="right"),
+        Panel(accuracy, "Accuracy (%)", SFT, level=level, factor=100.0),
     )
     caption = "Each batch before learning from it."
     return _stacked("Reward model: training", caption, rows, panels)
 
 
 def _sft_plot(rows: Curve) -> Plot | None:
-    panel = Panel("loss/train", "Loss (nats per token)", _SFT, held_out="loss/held_out")
+    panel = Panel("loss/train", "Loss (nats per token)", SFT, held_out="loss/held_out")
     return _stacked("SFT: loss", "Loss on the tokens of the answers.", rows, [panel])
 
 
@@ -122,42 +142,83 @@ def _frontier_plot(rows: Curve) -> Plot | None:
     if len(kl) < 2:
         return None
     x = [math.sqrt(max(value, 0.0)) for value in kl]
-    figure = _figure()
+    figure = new_figure()
     axes = figure.subplots()
-    axes.plot(x, y, color=_PPO, linewidth=0.8, alpha=0.45)
-    axes.plot(x[1:-1], y[1:-1], "o", color=_PPO, markersize=3.5)
-    axes.plot(x[:1], y[:1], "s", color=_SFT, markersize=8, label="first update")
-    axes.plot(x[-1:], y[-1:], "D", color=_PPO, markersize=8, label="last update")
+    axes.plot(x, y, color=PPO, linewidth=0.8, alpha=0.45)
+    axes.plot(x[1:-1], y[1:-1], "o", color=PPO, markersize=3.5)
+    axes.plot(x[:1], y[:1], "s", color=SFT, markersize=8, label="first update")
+    axes.plot(x[-1:], y[-1:], "D", color=PPO, markersize=8, label="last update")
     axes.set(xlabel="√KL (√nats)", ylabel="Score")
     figure.legend(loc="outside upper left", ncols=2)
     caption = "One point per update; an estimated KL below 0 is drawn at 0."
-    return _plot("PPO: score against √KL", caption, figure)
+    return finish("PPO: score against √KL", caption, figure)
 
 
 def _win_plot(ppo: Figures) -> Plot | None:
     """Win rate of every task with its interval; without interval, a bar of no length."""
     tasks = part(ppo, "by_task")
-    names, bars = [], []
-    for name, own in [("All", ppo), *((task, part(tasks, task)) for task in sorted(tasks))]:
-        value, *ends = (number(own.get(f"true_win_rate{end}")) for end in ("", "_low", "_high"))
-        if value is not None:
-            names.append(name if len(name) <= 18 else f"{name[:17]}…")
-            bars.append([100 * (value if end is None else end) for end in (value, *ends)])
+    found = [make_bar("All", *_win_rate(ppo), is_total=True)]
+    found += [make_bar(task, *_win_rate(part(tasks, task))) for task in sorted(tasks)]
+    bars = list(filter(None, found))
     if len(bars) < 2:
         return None
-    figure = _figure(max(4.2, 1.2 + 0.42 * len(bars)))
-    axes = figure.subplots()
-    axes.axvline(50, **_LEVEL)
-    for place, bar in enumerate(bars):
-        axes.plot(bar[1:], [place, place], color=_PPO, linewidth=2.5)
-        axes.plot(bar[:1], [place], "D" if place == 0 else "o", color=_PPO, markersize=7)
-    axes.set_yticks(range(len(bars)), names)
-    axes.set_ylim(len(bars) - 0.5, -0.5)
-    low, high = min(bar[1] for bar in bars), max(bar[2] for bar in bars)
-    axes.set_xlim(max(0.0, min(low, 40) - 3), min(100.0, max(high, 60) + 3))
+    axes = draw_bars(bars, level=50, colour=PPO)
+    axes.set_xlim(*percent_limits(bars, 40, 60))
     axes.set_xlabel("PPO beats SFT, true preference (%)")
     caption = "Sampled answers, ties half; bars: 95 % interval; dashed: no difference."
-    return _plot("Win rate of each task", caption, figure)
+    return finish("Win rate of each task", caption, axes.figure)
+
+
+def _win_rate(figures: Figures) -> list[object]:
+    return [figures.get(f"true_win_rate{end}") for end in ("", "_low", "_high")]
+
+
+def make_bar(
+    name: str,
+    value: object,
+    low: object,
+    high: object,
+    *,
+    factor: float = 100.0,
+    is_total: bool = False,
+) -> Bar | None:
+    """A bar of the figure times a factor; None without figure, no length without interval."""
+    figure = number(value)
+    if figure is None:
+        return None
+    first, last = (figure if end is None else end for end in (number(low), number(high)))
+    return Bar(name, factor * figure, factor * first, factor * last, is_total)
+
+
+def draw_bars(bars: Sequence[Bar], level: float, colour: str) -> Any:
+    """Dots with their intervals, the first on top; the axes of a new figure.
+
+    Args:
+        bars: One or more.
+        level: Where a line to compare with stands.
+        colour: Of dots and intervals.
+    """
+    axes = new_figure(max(4.2, 1.2 + 0.42 * len(bars))).subplots()
+    axes.axvline(level, **LEVEL)
+    for place, bar in enumerate(bars):
+        axes.plot([bar.low, bar.high], [place, place], color=colour, linewidth=2.5)
+        marker = "D" if bar.is_total else "o"
+        axes.plot([bar.value], [place], marker, color=colour, markersize=7)
+    axes.set_yticks(range(len(bars)), [_tick_name(bar.name) for bar in bars])
+    axes.set_ylim(len(bars) - 0.5, -0.5)
+    return axes
+
+
+def percent_limits(bars: Sequence[Bar], low: float, high: float) -> tuple[float, float]:
+    """Ends of an axis of shares that holds the bars and reaches at least from low to high."""
+    first, last = min(bar.low for bar in bars), max(bar.high for bar in bars)
+    return max(0.0, min(first, low) - 3), min(100.0, max(last, high) + 3)
+
+
+def _tick_name(name: str) -> str:
+    """Fit a name beside its bar; what SVG cannot hold becomes a replacement character."""
+    name = re.sub(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]", "\N{REPLACEMENT CHARACTER}", name)
+    return name if len(name) <= 18 else f"{name[:17]}…"
 
 
 def _stacked(
@@ -168,7 +229,7 @@ def _stacked(
     drawn = [panel for panel in panels if sizes[panel]]
     if not drawn:
         return None
-    figure = _figure()
+    figure = new_figure()
     grid = figure.subplots(len(drawn), sharex=True, squeeze=False)[:, 0]
     for axes, panel in zip(grid, drawn, strict=True):
         _draw(axes, rows, panel)
@@ -177,7 +238,7 @@ def _stacked(
     figure.align_ylabels()
     if max(sizes.values()) >= _SMOOTHED:
         caption += " Bold: running mean."
-    return _plot(title, caption, figure)
+    return finish(title, caption, figure)
 
 
 def _draw(axes: Any, rows: Curve, panel: Panel) -> None:
@@ -188,7 +249,7 @@ def _draw(axes: Any, rows: Curve, panel: Panel) -> None:
         axes.plot(x, y, color=panel.colour, linewidth=0.8, alpha=0.4)
     held_out = _series(rows, "step", panel.held_out, panel.factor)
     if held_out[0]:
-        axes.plot(*held_out, color=_INK, linestyle="--", marker="s", label="held out")
+        axes.plot(*held_out, color=INK, linestyle="--", marker="s", label="held out")
         axes.legend(loc="upper right")
     axes.set_ylabel(panel.label)
     name, level = panel.level
@@ -196,7 +257,7 @@ def _draw(axes: Any, rows: Curve, panel: Panel) -> None:
         value, side = panel.factor * level, panel.level_side
         place, along = 0.01 if side == "left" else 0.99, axes.get_yaxis_transform()
         words = f"{name} {value:.3g}"
-        axes.axhline(value, **_LEVEL)
+        axes.axhline(value, **LEVEL)
         axes.text(place, value, words, transform=along, ha=side, va="bottom", fontsize=11)
         axes.margins(y=0.15)
 
@@ -215,11 +276,12 @@ def _running_mean(values: Sequence[float]) -> list[float]:
     return [sum(window) / len(window) for window in windows]
 
 
-def _figure(height: float = 4.2) -> Any:
+def new_figure(height: float = 4.2) -> Any:
+    """An empty figure as wide as a plot of the page."""
     return Figure(figsize=(4.8, height), layout="constrained")
 
 
-def _plot(title: str, caption: str, figure: Any) -> Plot:
+def finish(title: str, caption: str, figure: Any) -> Plot:
     """Turn a figure into inline SVG in the page's colours and font, with names of its own."""
     file = io.StringIO()
     figure.savefig(file, format="svg", transparent=True)

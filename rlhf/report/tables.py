@@ -74,7 +74,7 @@ def _model_table(figures: Figures, kind: str) -> Table | None:
             rows.append(Row(name, [unit.cell(own, key) for own in columns]))
         if key == "utility":
             rows += _utility_parts(columns)
-    return _table(f"{kind.capitalize()} answers", "Mean of", tuple(MODELS.values()), rows)
+    return build_table(f"{kind.capitalize()} answers", "Mean of", tuple(MODELS.values()), rows)
 
 
 def _utility_parts(columns: Sequence[Figures]) -> list[Row]:
@@ -104,7 +104,7 @@ def _task_table(figures: Figures) -> Table | None:
     means = [f"{metric.capitalize()}, {name}" for name in MODELS.values()]
     columns = ["PPO beats SFT", "Utility, PPO − SFT", *means]
     note = "Sampled answers. Small: 95 % interval." if compared else "Sampled answers."
-    return _table("Each task by itself", "Task", columns, rows, note)
+    return build_table("Each task by itself", "Task", columns, rows, note)
 
 
 def _reward_table(reward: Figures) -> Table | None:
@@ -119,7 +119,7 @@ def _reward_table(reward: Figures) -> Table | None:
     shares = ", ".join(f"{name} wins {share}" for name, share in rules.items() if share)
     note = f"Against the {against or _RANKINGS}: {shares}." if shares else ""
     columns = (against[:1].upper() + against[1:] or "True order", "Held-out rankings")
-    return _table("Pair accuracy", "Who orders the pairs", columns, rows, note)
+    return build_table("Pair accuracy", "Who orders the pairs", columns, rows, note)
 
 
 def _further_table(figures: Figures) -> Table | None:
@@ -147,7 +147,7 @@ def _further_table(figures: Figures) -> Table | None:
         "Export: same greedy text": Cell("" if same is None else "yes" if same else "no"),
     }
     rows = [Row(name, (cell,)) for name, cell in found.items()]
-    return _table("Further figures", "Figure", ("Value",), rows)
+    return build_table("Further figures", "Figure", ("Value",), rows)
 
 
 def _cost_table(figures: Figures) -> Table | None:
@@ -158,10 +158,10 @@ def _cost_table(figures: Figures) -> Table | None:
         Row(name, (Cell(duration(own.get("seconds"))), Cell(memory(own.get("peak_memory_mb")))))
         for name, own in (costs | {"Whole job": figures}).items()
     ]
-    return _table("Costs of the stages", "Stage", ("Wall time", "Peak memory"), rows)
+    return build_table("Costs of the stages", "Stage", ("Wall time", "Peak memory"), rows)
 
 
-def _table(
+def build_table(
     caption: str, head: str, columns: Sequence[str], rows: Sequence[Row], note: str = ""
 ) -> Table | None:
     """Leave out empty rows and columns; None when nothing is left."""

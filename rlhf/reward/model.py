@@ -7,7 +7,6 @@ demonstrations score 0 on average and completions spread with standard deviation
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -23,27 +22,10 @@ from rlhf.model.base import ADAPTER_FOLDER, check_base, write_link
 from rlhf.model.heads import ScalarHead
 from rlhf.model.roles import Roles
 from rlhf.model.scoring import completion_scores
-from rlhf.ops.metrics import pair_outcomes
-from rlhf.ops.ranking import bradley_terry_loss
-from rlhf.records import Demonstration, Ranking
+from rlhf.records import Demonstration
 
 HEAD_FILE = "score_head.safetensors"
 _SCORING_BATCH = 64
-
-
-@dataclass(frozen=True, slots=True)
-class EncodedRanking:
-    """A ranking as token ids."""
-
-    prompt: list[int]
-    completions: list[list[int]]
-    ranks: list[int]
-    """1 is best, 0 is not ranked."""
-
-    @property
-    def longest(self) -> int:
-        """Tokens of the prompt with its longest completion."""
-        return len(self.prompt) + max(map(len, self.completions))
 
 
 class RewardModel:
@@ -88,12 +70,6 @@ class RewardModel:
         """Adapter parameters and the head's weight, by name."""
         return self.roles.parameters(self.role) | {"score_head.weight": self.head.weight}
 
-    def encode(self, ranking: Ranking) -> EncodedRanking:
-        """Tokenise a ranking."""
-        prompt = self.chat.encode_prompt(ranking.prompt)
-        completions = [self.chat.encode_completion(text) for text in ranking.completions]
-        return EncodedRanking(prompt, completions, [rank or 0 for rank in ranking.effective_ranks])
-
     def count_tokens(self, completion: str) -> int:
         """Tokens of a completion with its end token."""
         return len(self.chat.encode_completion(completion))
@@ -108,42 +84,6 @@ class RewardModel:
             for item in demonstrations
         ]
 
-    def loss_and_backward(
-        self, batch: Sequence[EncodedRanking], total: int, label_smoothing: float
-    ) -> Tensor:
-        """Add one share of a batch's gradients.
-
-        Args:
-            batch: This process's prompts.
-            total: Prompts of the batch over all processes, which the loss is averaged over.
-            label_smoothing: See ``bradley_terry_loss``.
-
-        Returns:
-            float32 (3,): this share's part of the mean loss, its rightly ordered pairs, its pairs.
-        """
-        figures = torch.zeros(3, device=self.roles.base.device)
-        if not batch:
-            return figures
-        size = max(len(item.completions) for item in batch)
-        ranks = torch.tensor([item.ranks + [0] * (size - len(item.ranks)) for item in batch])
-        ranks = ranks.to(figures.device)
-        with self.roles.use(self.role):
-            groups = self._group([item.prompt for item in batch], [i.completions for i in batch])
-            flat = completion_scores(self.roles, groups, self.head)
-            counts = [len(item.completions) for item in batch]
-            scores = torch.nn.utils.rnn.pad_sequence(
-                list(torch.split(flat, counts)), batch_first=True
-            )
-            losses, _ = bradley_terry_loss(scores, ranks, label_smoothing=label_smoothing)
-            loss = losses.sum() / total
-            loss.backward()  # type: ignore[no-untyped-call]  # torch has no annotation here
-        figures[0] = loss.detach()
-        for row in range(len(batch)):
-            pairs, right = pair_outcomes(scores[row].detach(), ranks[row])
-            figures[1] += right
-            figures[2] += pairs
-        return figures
-
     @torch.no_grad()
     def score(self, rows: Sequence[tuple[list[int], list[int]]]) -> Tensor:
         """Normalised scores of (prompt, completion) id lists, float32 (B,) on the CPU.
@@ -157,7 +97,7 @@ class RewardModel:
         scores = torch.zeros(len(rows))
         with self.roles.use(self.role):
             for chunk in _chunks(spans, _SCORING_BATCH):
-                groups = self._group(
+                groups = self.group(
                     [rows[span[0]][0] for span in chunk],
                     [[rows[row][1] for row in span] for span in chunk],
                 )
@@ -186,19 +126,10 @@ class RewardModel:
             [(chat.encode_prompt(p), chat.encode_completion(text)) for p, text in pairs]
         )
 
-    def sample_row(self, ranking: Ranking) -> dict[str, Any]:
-        """A ranking beside the scores of its completions, for people to read."""
-        scores = self.score_texts([(ranking.prompt, text) for text in ranking.completions])
-        return {
-            "prompt": ranking.prompt.to_json(),
-            "completions": list(ranking.completions),
-            "ranks": list(ranking.effective_ranks),
-            "scores": [round(score, 4) for score in scores.tolist()],
-        }
-
-    def _group(
+    def group(
         self, prompts: Sequence[list[int]], completions: Sequence[Sequence[list[int]]]
     ) -> GroupBatch:
+        """Prompts with their completions, as this model reads them."""
         return GroupBatch(prompts, completions, self.chat.pad_id, self.roles.base.device)
 
 

@@ -1,35 +1,37 @@
-"""The reward model: K-wise rankings in; an adapter with a score head out.
+"""The reward stage: rankings in; a reward model, or an ensemble of them, and its card out.
 
-One batch element is a prompt with all of its ranked completions, each encoded once; the loss is
-the mean over a prompt's strict pairs (``rlhf.ops.ranking``). The score is read at the
-end token by a float32 head outside PEFT. After training its constants are set so that
-demonstrations score 0 on average and completions spread with standard deviation 1.
+After training, a model's constants are set so that demonstrations score 0 on average and
+completions spread with standard deviation 1. All models share the one frozen base.
 """
 
 from __future__ import annotations
 
+import json
 import math
-import random
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rlhf.checkpoints import fingerprint_file, write_json
+from rlhf.checkpoints import delete_folder, fingerprint_file, write_text
 from rlhf.config import RewardConfig
 from rlhf.data.chat import ChatFormat
 from rlhf.data.lengths import refuse_long
-from rlhf.data.rankings import load_rankings
+from rlhf.data.rankings import load_rankings, load_tasks
 from rlhf.data.readers import read_demonstrations
 from rlhf.data.splits import split_by_prompt
 from rlhf.errors import DataError, TrainingError
 from rlhf.model.base import ADAPTER_FOLDER, load_base, resolve_base
 from rlhf.model.roles import Roles
-from rlhf.optimization import RoleOptimizer, lr_factor
 from rlhf.ranks import Ranks
 from rlhf.records import Demonstration, Ranking
-from rlhf.reward.card import CARD_FILE, build_card
-from rlhf.reward.model import EncodedRanking, RewardModel
+from rlhf.reward.card import Interval, build_card, pair_accuracy
+from rlhf.reward.card_files import CARD_FILE, PAGE_FILE, complete_card, write_card
+from rlhf.reward.curve import learning_curve
+from rlhf.reward.ensemble import DISAGREEMENT_FILE, Ensemble, bootstrap, member_folder
+from rlhf.reward.model import RewardModel
+from rlhf.reward.objective import RankingObjective, check_annotators
+from rlhf.reward.training import OnStep, encode, train
 from rlhf.runs import Listener, RunFolder
 
 _SAMPLES = 8
@@ -41,7 +43,7 @@ class RewardResult:
 
     output_dir: Path
     adapter: Path
-    """Adapter, score head and normalisation constants."""
+    """Adapter, score head and normalisation constants; of an ensemble, those of member 1."""
     card: Path
     """Held-out figures as JSON."""
     base_fingerprint: str
@@ -52,8 +54,10 @@ class RewardResult:
     best_length_rule: float
     """Accuracy of the better of "longer wins" and "shorter wins" on the same pairs."""
     train_loss: float
-    """Mean over the last tenth of the steps, nats per pair."""
+    """Mean over the last tenth of the steps, nats per pair; of an ensemble, over its members."""
     steps: int
+    findings: tuple[str, ...] = ()
+    """What speaks against optimising it; PPO refuses what begins with ``fail``."""
 
     def summary(self) -> dict[str, float | str]:
         """Figures for the terminal."""
@@ -64,11 +68,39 @@ class RewardResult:
             "best length rule": self.best_length_rule,
             "train loss": self.train_loss,
             "adapter": str(self.adapter),
+            "card": str(self.card.with_name(PAGE_FILE)),
+            **{f"finding {i}": text for i, text in enumerate(self.findings, start=1)},
         }
 
 
+@dataclass(frozen=True, slots=True)
+class RankedData:
+    """What a run reads."""
+
+    rankings: list[Ranking]
+    """Everything that people ranked, usable for training or not."""
+    train: list[Ranking]
+    held_out: list[Ranking]
+    demonstrations: list[Demonstration]
+
+    @property
+    def simulated(self) -> bool:
+        """Whether programs ranked any of it."""
+        return any(ranking.simulated for ranking in self.rankings)
+
+
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """A trained and normalised model with the losses of its steps."""
+
+    model: RewardModel
+    losses: list[float]
+    learnt: dict[str, float]
+    """Tie parameter and annotators' errors, where they were learnt."""
+
+
 class RewardStage:
-    """Train a reward adapter and its score head on rankings."""
+    """Train reward adapters with their score heads on rankings."""
 
     def __init__(self, config: RewardConfig, *, listener: Listener | None = None) -> None:
         self.config = config
@@ -81,46 +113,49 @@ class RewardStage:
             RlhfError: For whatever the user can mend.
         """
         config, ranks = self.config, Ranks()
-        rankings = usable_rankings(load_rankings(config.rankings), config.rankings)
-        anchors = None
-        if config.demonstrations is not None:
-            anchors = read_demonstrations(config.demonstrations)
+        data = self._read()
         source = resolve_base(config.model_name_or_path)
-        with RunFolder(
-            config.output_dir, "reward", config, listener=self.listener, is_main=ranks.is_main
-        ) as run:
+        with self._folder(config, ranks) as run:
             base = load_base(source, dtype=config.dtype, device=ranks.device)
-            chat = ChatFormat.of(base.tokenizer, base.model)
-            train, held_out = split_by_prompt(rankings, config.eval_fraction)
+            roles, chat = Roles(base), ChatFormat.of(base.tokenizer, base.model)
             run.record(
                 base_fingerprint=base.fingerprint,
                 data=self._fingerprints(),
                 processes=ranks.size,
-                counts={"train": len(train), "held_out": len(held_out)},
-                simulated=any(ranking.simulated for ranking in rankings),
+                counts={"train": len(data.train), "held_out": len(data.held_out)},
+                simulated=data.simulated,
             )
-            model = RewardModel(Roles(base), chat)
-            model.roles.add("reward", config.adapter, trainable=True, seed=config.seed)
-            before = model.roles.base_digest()
-            encoded = {id(ranking): model.encode(ranking) for ranking in rankings}
-            refuse_long(
-                [(encoded[id(ranking)].longest, ranking.prompt.text) for ranking in rankings],
-                limit=config.max_length,
-                field="max_length",
-                source=config.rankings,
-                what="rankings",
-            )
-            anchor_ids = None if anchors is None else model.encode_demonstrations(anchors)
-            losses = self._train(model, [encoded[id(r)] for r in train], run, ranks)
-            self._normalize(model, train, anchor_ids)
-            card = self._card(model, held_out, anchors or (), rankings)
-            if model.roles.base_digest() != before:
+            trainer = _Trainer(config, data, roles, chat, ranks)
+            before = roles.base_digest()
+            result = (self._one if config.ensemble_size == 1 else self._several)(trainer, run)
+            if roles.base_digest() != before:
                 raise TrainingError("the frozen base changed; this is a fault of the toolkit")
-            for ranking in (held_out or train)[:_SAMPLES]:
-                run.sample(model.sample_row(ranking))
-            result = self._save(model, run, losses, card)
+            run.finish({name: getattr(result, name) for name in result.__dataclass_fields__})
             ranks.wait()
         return result
+
+    def _read(self) -> RankedData:
+        config = self.config
+        rankings = load_rankings(config.rankings)
+        check_annotators(config, rankings)
+        uses = RankingObjective(config, rankings).uses
+        kept = [r for r in rankings if r.action == "rank" or uses(r)]
+        seen, unseen = split_by_prompt(kept, config.eval_fraction)
+        train = [ranking for ranking in seen if uses(ranking)]
+        held_out = [ranking for ranking in unseen if ranking.action == "rank"]
+        if not train:
+            raise DataError(
+                f"{config.rankings}: none of its {len(rankings)} rankings puts one completion "
+                "above another; rank some answers first (rlhf label)"
+            )
+        path = config.demonstrations
+        demonstrations = [] if path is None else list(read_demonstrations(path))
+        return RankedData(rankings, train, held_out, demonstrations)
+
+    def _folder(self, config: RewardConfig, ranks: Ranks) -> RunFolder:
+        return RunFolder(
+            config.output_dir, "reward", config, listener=self.listener, is_main=ranks.is_main
+        )
 
     def _fingerprints(self) -> dict[str, str]:
         files = {"rankings": self.config.rankings, "demonstrations": self.config.demonstrations}
@@ -130,50 +165,125 @@ class RewardStage:
             if path is not None and Path(path).exists()
         }
 
-    def _train(
-        self, model: RewardModel, encoded: list[EncodedRanking], run: RunFolder, ranks: Ranks
-    ) -> list[float]:
-        config = self.config
-        optimizer = RoleOptimizer(
-            model.trainable(),
-            learning_rate=config.learning_rate,
-            weight_decay=config.weight_decay,
-            max_grad_norm=config.max_grad_norm,
-            ranks=ranks,
-        )
-        size = config.per_device_train_batch_size * ranks.size
-        total = math.ceil(len(encoded) / size) * config.num_train_epochs
-        losses: list[float] = []
-        for step, batch in enumerate(_batches(encoded, size, config)):
-            mine = ranks.share(batch)
-            figures = model.loss_and_backward(mine, len(batch), config.label_smoothing)
-            loss, right, pairs = ranks.sum(figures).tolist()
-            factor = lr_factor(
-                config.lr_scheduler_type, step, total=total, warmup=config.warmup_steps
-            )
-            norm = optimizer.step(factor)
-            losses.append(loss)
-            if (step + 1) % config.logging_steps == 0 or step + 1 == total:
-                row = {
-                    "loss/train": loss,
-                    "reward/pair_accuracy_train": right / pairs,
-                    "optimizer/learning_rate": config.learning_rate * factor,
-                    "optimizer/grad_norm": norm,
-                }
-                run.log(step + 1, row, total=total)
-        return losses
+    def _one(self, trainer: _Trainer, run: RunFolder) -> RewardResult:
+        """Train and save one model."""
+        config, data = self.config, trainer.data
+        fitted = trainer.fit("reward", data.train, seed=config.seed, on_step=_logger(run, config))
+        extra: dict[str, Any] = {"learnt": fitted.learnt}
+        if config.learning_curve:
+            accuracy = pair_accuracy(fitted.model.score_texts, data.held_out)
+            extra["learning_curve"] = learning_curve(data.train, trainer.accuracy_of, accuracy)
+        card = trainer.card(fitted.model, std=float(fitted.model.head.std)) | extra
+        return _save_model(run, fitted, card, data, trainer.ranks)
 
-    def _normalize(
-        self,
-        model: RewardModel,
-        rankings: Sequence[Ranking],
-        anchors: Sequence[tuple[list[int], list[int]]] | None,
+    def _several(self, trainer: _Trainer, run: RunFolder) -> RewardResult:
+        """Train and save an ensemble, each member in a run folder of its own."""
+        config, data, ranks = self.config, trainer.data, trainer.ranks
+        members, results = [], []
+        for number in range(1, config.ensemble_size + 1):
+            folder = member_folder(run.path, number)
+            if ranks.is_main and folder.exists():  # of an unfinished run
+                delete_folder(folder)
+            seed = config.seed + number
+            sample = bootstrap(data.train, config.seed, number)
+            own = replace(config, output_dir=str(folder), ensemble_size=1, seed=seed)
+            with self._folder(own, ranks) as member:
+                member.record(base_fingerprint=trainer.roles.base.fingerprint)
+                role = "reward" if number == 1 else f"reward_{number}"
+                fitted = trainer.fit(role, sample, seed=seed, on_step=_logger(member, config))
+                card = trainer.card(fitted.model, std=float(fitted.model.head.std))
+                card |= {"learnt": fitted.learnt}
+                result = _save_model(member, fitted, card, data, ranks)
+                member.finish({name: getattr(result, name) for name in result.__dataclass_fields__})
+            members.append(fitted.model)
+            results.append(result)
+        ensemble = Ensemble(members)
+        std = sum(float(model.head.std) for model in members) / len(members)
+        card = trainer.card(ensemble, std=std) | {"members": len(members)}
+        if ranks.is_main:
+            tasks = load_tasks(config.rankings, data.rankings)
+            rows = (json.dumps(row, ensure_ascii=False) for row in ensemble.disagreements(tasks))
+            write_text(run.path / DISAGREEMENT_FILE, "".join(f"{row}\n" for row in rows))
+            write_card(run.path, card, [])
+        loss = sum(result.train_loss for result in results) / len(results)
+        return _result_of(run.path, card, results[0].adapter, loss, results[0].steps)
+
+
+class _Trainer:
+    """Trains roles on one base and measures them on the held-out rankings."""
+
+    def __init__(
+        self, config: RewardConfig, data: RankedData, roles: Roles, chat: ChatFormat, ranks: Ranks
     ) -> None:
-        """Centre scores on the demonstrations, scale them by the spread of the completions."""
-        samples = model.score_texts(
-            [(ranking.prompt, text) for ranking in rankings for text in ranking.completions]
+        self.config = config
+        self.data = data
+        self.roles = roles
+        self.chat = chat
+        self.ranks = ranks
+        self._check_lengths()
+
+    def fit(
+        self, role: str, rankings: Sequence[Ranking], *, seed: int, on_step: OnStep | None = None
+    ) -> Fitted:
+        """Train a new role on rankings and set its head's constants."""
+        config = replace(self.config, seed=seed)
+        self.roles.add(role, config.adapter, trainable=True, seed=seed)
+        model = RewardModel(self.roles, self.chat, role=role)
+        objective = RankingObjective(config, rankings)
+        encoded = [encode(model, ranking, objective.weight(ranking)) for ranking in rankings]
+        report = on_step or (lambda _step, _total, _row: None)
+        losses = train(model, objective, encoded, config, self.ranks, report)
+        self._normalize(model, rankings)
+        return Fitted(model, losses, objective.figures())
+
+    def accuracy_of(self, rankings: Sequence[Ranking], name: str) -> Interval:
+        """Held-out pair accuracy of a model trained on these rankings alone."""
+        fitted = self.fit(f"curve_{name}", rankings, seed=self.config.seed)
+        return pair_accuracy(fitted.model.score_texts, self.data.held_out)
+
+    def card(self, scorer: RewardModel | Ensemble, *, std: float) -> dict[str, Any]:
+        """The card of one model or of several, with what speaks against it."""
+        models = scorer.models if isinstance(scorer, Ensemble) else (scorer,)
+        card = build_card(
+            scorer.score_texts,
+            models[0].count_tokens,
+            self.data.held_out,
+            std=std,
+            demonstrations=self.data.demonstrations,
+            rankings_for_agreement=self.data.rankings,
         )
-        centre = samples if anchors is None else model.score(anchors)
+        return complete_card(
+            card,
+            mean=sum(float(model.head.mean) for model in models) / len(models),
+            std=std,
+            base_fingerprint=self.roles.base.fingerprint,
+            simulated=self.data.simulated,
+            train_rankings=len(self.data.train),
+        )
+
+    def _check_lengths(self) -> None:
+        chat, config = self.chat, self.config
+        sizes = [
+            (
+                len(chat.encode_prompt(ranking.prompt))
+                + max(len(chat.encode_completion(text)) for text in ranking.completions),
+                ranking.prompt.text,
+            )
+            for ranking in (*self.data.train, *self.data.held_out)
+        ]
+        refuse_long(
+            sizes,
+            limit=config.max_length,
+            field="max_length",
+            source=config.rankings,
+            what="rankings",
+        )
+
+    def _normalize(self, model: RewardModel, rankings: Sequence[Ranking]) -> None:
+        """Centre scores on the demonstrations, scale them by the spread of the completions."""
+        samples = model.score_texts([(r.prompt, text) for r in rankings for text in r.completions])
+        written = [(item.prompt, item.completion) for item in self.data.demonstrations]
+        centre = model.score_texts(written) if written else samples
         spread = float(samples.std(correction=0))
         if not spread > 1e-8:
             raise TrainingError(
@@ -182,71 +292,61 @@ class RewardStage:
             )
         model.head.normalize(float(centre.mean()), spread)
 
-    def _card(
-        self,
-        model: RewardModel,
-        held_out: Sequence[Ranking],
-        demonstrations: Sequence[Demonstration],
-        rankings: Sequence[Ranking],
-    ) -> dict[str, Any]:
-        figures = build_card(
-            model.score_texts, model.count_tokens, held_out, demonstrations=demonstrations
-        )
-        return figures | {
-            "normalization": {"mean": float(model.head.mean), "std": float(model.head.std)},
-            "base_fingerprint": model.roles.base.fingerprint,
-            "simulated": any(ranking.simulated for ranking in rankings),
-        }
 
-    def _save(
-        self, model: RewardModel, run: RunFolder, losses: list[float], card: dict[str, Any]
-    ) -> RewardResult:
-        folder = Path(self.config.output_dir)
-        if run.is_main:
-            model.save(folder / ADAPTER_FOLDER)
-            write_json(folder / CARD_FILE, card)
-        tail = losses[-max(1, len(losses) // 10) :]
-        accuracy = card["pair_accuracy"]
-        result = RewardResult(
-            output_dir=folder,
-            adapter=folder / ADAPTER_FOLDER,
-            card=folder / CARD_FILE,
-            base_fingerprint=model.roles.base.fingerprint,
-            pair_accuracy=_nan(accuracy["value"]),
-            pair_accuracy_low=_nan(accuracy["low"]),
-            pair_accuracy_high=_nan(accuracy["high"]),
-            best_length_rule=_nan(card["best_length_rule"]["value"]),
-            train_loss=sum(tail) / len(tail),
-            steps=len(losses),
-        )
-        run.finish({name: getattr(result, name) for name in result.__dataclass_fields__})
-        return result
+def _save_model(
+    run: RunFolder, fitted: Fitted, card: dict[str, Any], data: RankedData, ranks: Ranks
+) -> RewardResult:
+    """Write a model's folder: adapter, card, page, samples."""
+    rows = [_sample_row(fitted.model, r) for r in (data.held_out or data.train)[:_SAMPLES]]
+    for row in rows:
+        run.sample(row)
+    if ranks.is_main:
+        fitted.model.save(run.path / ADAPTER_FOLDER)
+        write_card(run.path, card, rows)
+    tail = fitted.losses[-max(1, len(fitted.losses) // 10) :]
+    loss = sum(tail) / len(tail)
+    return _result_of(run.path, card, run.path / ADAPTER_FOLDER, loss, len(fitted.losses))
 
 
-def usable_rankings(rankings: Sequence[Ranking], source: str) -> list[Ranking]:
-    """Keep the rankings that order at least two completions.
+def _result_of(
+    folder: Path, card: Mapping[str, Any], adapter: Path, loss: float, steps: int
+) -> RewardResult:
+    """What a run leaves, from its card."""
+    accuracy = card["pair_accuracy"]
+    return RewardResult(
+        output_dir=folder,
+        adapter=adapter,
+        card=folder / CARD_FILE,
+        base_fingerprint=card["base_fingerprint"],
+        pair_accuracy=_nan(accuracy["value"]),
+        pair_accuracy_low=_nan(accuracy["low"]),
+        pair_accuracy_high=_nan(accuracy["high"]),
+        best_length_rule=_nan(card["best_length_rule"]["value"]),
+        train_loss=loss,
+        steps=steps,
+        findings=tuple(f"{f['level']}: {f['text']}; {f['remedy']}" for f in card["findings"]),
+    )
 
-    Raises:
-        DataError: If none does.
-    """
-    kept = [r for r in rankings if r.action == "rank" and any(True for _ in r.strict_pairs())]
-    if not kept:
-        raise DataError(
-            f"{source}: none of its {len(rankings)} rankings puts one completion above another; "
-            "rank some answers first (rlhf label)"
-        )
-    return kept
+
+def _sample_row(model: RewardModel, ranking: Ranking) -> dict[str, Any]:
+    """A ranking beside the scores of its completions, for people to read."""
+    scores = model.score_texts([(ranking.prompt, text) for text in ranking.completions])
+    return {
+        "prompt": ranking.prompt.to_json(),
+        "completions": list(ranking.completions),
+        "ranks": list(ranking.effective_ranks),
+        "scores": [round(score, 4) for score in scores.tolist()],
+    }
 
 
-def _batches(
-    encoded: list[EncodedRanking], size: int, config: RewardConfig
-) -> Iterator[list[EncodedRanking]]:
-    """Shuffled batches of every epoch, the same on every process."""
-    for epoch in range(config.num_train_epochs):
-        order = list(range(len(encoded)))
-        random.Random(f"reward/{config.seed}/{epoch}").shuffle(order)
-        for start in range(0, len(order), size):
-            yield [encoded[row] for row in order[start : start + size]]
+def _logger(run: RunFolder, config: RewardConfig) -> OnStep:
+    """Log every n-th step and the last one."""
+
+    def on_step(step: int, total: int, row: Mapping[str, float]) -> None:
+        if step % config.logging_steps == 0 or step == total:
+            run.log(step, row, total=total)
+
+    return on_step
 
 
 def _nan(value: float | None) -> float:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from rlhf.ops.metrics import (
     annotator_agreement,
     bootstrap_ratio_interval,
+    bootstrap_ratio_intervals,
     clustered_ratio_interval,
     correlation,
     distinct_pairs,
@@ -164,3 +165,32 @@ def test_annotators_who_guess_agree_in_half_of_the_pairs():
     agreement, low, high = clustered_ratio_interval(list(agreeing), list(comparisons))
     assert low < 0.5 < high
     assert agreement == pytest.approx(0.5, abs=0.03)
+
+
+def test_ratios_resampled_together_equal_those_resampled_alone(monkeypatch):
+    rng = torch.Generator().manual_seed(0)
+    counts = torch.randint(0, 4, (5, 30), generator=rng).double()
+    points = (counts * torch.rand(5, 30, generator=rng)).round() - 1
+    expected = [
+        bootstrap_ratio_interval(top, bottom, resamples=301, level=0.9, seed=4)
+        for top, bottom in zip(points.tolist(), counts.tolist(), strict=True)
+    ]
+    # 30 entries: all resamples at once, then 100 at a time, then one at a time.
+    for draws in (1 << 22, 3000, 1):
+        monkeypatch.setattr("rlhf.ops.metrics._DRAWS_AT_ONCE", draws)
+        found = bootstrap_ratio_intervals(points, counts, resamples=301, level=0.9, seed=4)
+        assert found.dtype == torch.float64
+        torch.testing.assert_close(found, torch.tensor(expected, dtype=torch.float64))
+
+
+def test_ratios_without_spread_or_data():
+    nothing, one = torch.zeros(2, 3), torch.tensor([[0.0, 2.0, 0.0], [0.0, 0.0, 0.0]])
+    assert bootstrap_ratio_intervals(nothing, nothing).isnan().all()
+    assert bootstrap_ratio_intervals(torch.zeros(2, 0), torch.zeros(2, 0)).isnan().all()
+    assert bootstrap_ratio_intervals(torch.zeros(0, 3), torch.zeros(0, 3)).shape == (0, 3)
+    first, second = bootstrap_ratio_intervals(0.5 * one, one)
+    assert first.tolist() == [0.5, -math.inf, math.inf]
+    assert second.isnan().all()
+    # Entries without pairs do no harm.
+    both = torch.tensor([[1.0, 0.0, 3.0]])
+    assert bootstrap_ratio_intervals(both, both).tolist() == [[1.0, 1.0, 1.0]]
