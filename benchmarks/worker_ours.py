@@ -28,6 +28,7 @@ def config_of(folder: JobFolder, mode: str, updates: int) -> PPOConfig:
         output_dir=str(folder.scratch / mode),
         train_file=str(folder.prompts),
         reward_model=str(folder.reward),
+        accept_reward_model=True,
         dtype=DTYPES[dtype],
         value=value,
         learning_rate=JOB.learning_rate,

@@ -42,6 +42,7 @@ The path on your own model and files:
   6  rlhf evaluate  held-out rows, runs/sft, runs/ppo       report.html and its figures
      rlhf generate  runs/sft or runs/ppo, your prompts      completions on standard output
      rlhf score     runs/reward, prompts and completions    their scores, on standard output
+     rlhf reward-card  runs/reward, other rankings          its card on them
      rlhf export-reward  runs/reward                        a sequence classifier
 
 rlhf COMMAND --help explains every option. rlhf COMMAND --print_config > my.yaml writes them all
@@ -276,6 +277,11 @@ COMMANDS = {
     "ppo": Command(configs.PPOConfig, _stage("rlhf.ppo", "PPOStage"), _after_ppo),
     "score": Command(
         configs.ScoreConfig, _function("rlhf.reward.score", "score_file"), lambda config: ()
+    ),
+    "reward-card": Command(
+        configs.RewardCardConfig,
+        _function("rlhf.reward.recard", "rebuild_card"),
+        lambda config: (),
     ),
     "export-reward": Command(
         configs.RewardExportConfig,

@@ -251,6 +251,8 @@ class PPOConfig(StageConfig):
     reward_ensemble_coef standard deviations; none weighs each on its own."""
     reward_ensemble_coef: float = 1.0
     """Standard deviations that mean_minus_std takes off."""
+    accept_reward_model: bool = False
+    """Train against a reward model though its card says that it should not be."""
     score_clip: float = 10.0
     """Scores are clipped to plus or minus this."""
     length_penalty: float = 0.0
@@ -391,12 +393,6 @@ class PPOConfig(StageConfig):
             self.reward_weights,
             "an ensemble is one reward; leave reward_weights out or set reward_ensemble none",
         )
-        _require(
-            self.reward_ensemble == "none" or len(as_tuple(self.reward_model)) > 1,
-            "reward_ensemble",
-            self.reward_ensemble,
-            "needs two reward models or more",
-        )
 
     def _check_pairs(self) -> None:
         """Refuse settings that contradict each other."""
@@ -530,7 +526,8 @@ class ScoreConfig:
     """Score written or sampled completions with one or several reward models."""
 
     reward_model: Texts
-    """Run folder of the reward stage, or several on one base: an ensemble."""
+    """Run folder of the reward stage, or several on one base: an ensemble. One trained with
+    ensemble_size stands for its members."""
     input: str
     """Rows (.jsonl, .csv or .parquet) of prompt and completion, of messages, of prompt and
     completions, or rankings."""
@@ -544,6 +541,28 @@ class ScoreConfig:
             _require(bool(path), "reward_model", path, "give a run folder of the reward stage")
         _require(bool(self.input), "input", "", "give a path")
         _require(self.output != "", "output", "", "give a path")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RewardCardConfig:
+    """Measure a trained reward model, or an ensemble, on other rankings."""
+
+    reward_model: str
+    """Run folder of the reward stage."""
+    rankings: str
+    """Ranking store (path or URL) or a rankings file (.jsonl, .csv or .parquet). All of it counts
+    as held out; of the source that the model was trained on, only the prompts held out then."""
+    output_dir: str
+    """Folder for reward_card.json and reward_card.html; the run folder itself, if its own card is
+    missing or broken."""
+    demonstrations: str | None = None
+    """Demonstrations to score beside the completions; their answers are the probes' references."""
+    dtype: Dtype = "auto"
+    """Precision of the base."""
+
+    def __post_init__(self) -> None:
+        for name in ("reward_model", "rankings", "output_dir"):
+            _require(bool(getattr(self, name)), name, "", "give a path")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -158,6 +158,7 @@ def metrics(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> list[set[st
             common,
             output_dir=str(folder / "rloo"),
             reward_model=(str(folder / "reward0"), str(folder / "reward1")),
+            accept_reward_model=True,
             reward_ensemble="mean_minus_std",
             advantage="rloo",
             num_generations=2,

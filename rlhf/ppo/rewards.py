@@ -13,7 +13,7 @@ import importlib
 import importlib.util
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal, Protocol
@@ -35,6 +35,9 @@ from rlhf.ppo.classifier import (
 )
 from rlhf.records import Prompt
 from rlhf.reward import RewardModel
+from rlhf.reward.card_files import read_card
+from rlhf.reward.ensemble import member_folders
+from rlhf.reward.gate import Finding, find_faults
 from rlhf.runs import require_run
 
 ENSEMBLE = "ensemble"
@@ -252,19 +255,34 @@ def reward_specs(config: PPOConfig) -> list[RewardSpec]:
     given = [("reward_model", text) for text in as_tuple(config.reward_model)]
     given += [("reward_function", text) for text in as_tuple(config.reward_function)]
     weights = as_tuple(config.reward_weights) or (1.0,) * len(given)
+    named = zip(given, _named(given, config.reward_ensemble != "none"), weights, strict=True)
     specs = [
-        RewardSpec(name, _kind(field, path), path, weight)
-        for (field, _), (name, path), weight in zip(
-            given, _named(given, config.reward_ensemble != "none"), weights, strict=True
-        )
+        part
+        for (field, _), (name, path), weight in named
+        for part in _members(RewardSpec(name, _kind(field, path), path, weight), config)
     ]
     adapters = [spec for spec in specs if spec.kind == "adapter"]
     if config.reward_ensemble != "none" and len(adapters) < 2:
         raise ConfigError(
             f"reward_ensemble: needs two run folders of the reward stage or more, not "
-            f"{len(adapters)}; give them as reward_model"
+            f"{len(adapters)}; give them, or one trained with ensemble_size, as reward_model"
         )
     return specs
+
+
+def _members(spec: RewardSpec, config: PPOConfig) -> list[RewardSpec]:
+    """The members of a run that trained an ensemble, or the source as it is."""
+    if spec.kind != "adapter" or member_folders(spec.path) == [Path(spec.path)]:
+        return [spec]
+    if config.reward_ensemble == "none":
+        raise ConfigError(
+            f"reward_ensemble: {spec.path} holds several reward models; set mean, min or "
+            "mean_minus_std"
+        )
+    return [
+        replace(spec, name=f"{spec.name}_{number}", path=str(folder))
+        for number, folder in enumerate(member_folders(spec.path), start=1)
+    ]
 
 
 def check_rewards(
@@ -282,6 +300,12 @@ def check_rewards(
     Raises:
         ConfigError: Saying which reward can't be used and what to give.
     """
+    for path, finding in card_findings(config):
+        if finding.level == "fail" and not config.accept_reward_model:
+            raise ConfigError(
+                f"reward_model: {path}: {finding.text}; {finding.remedy}, or take it as it is "
+                "with --accept_reward_model"
+            )
     specs = reward_specs(config)
     for spec in specs:
         if spec.kind == "adapter":
@@ -333,6 +357,21 @@ def build_reward(
         others = [source for source in sources if not isinstance(source, ModelReward)]
         sources, weights = [ensemble, *others], [1.0] * (1 + len(others))
     return Reward(sources, weights, members[0].model if members else None)
+
+
+def card_findings(config: PPOConfig) -> Iterator[tuple[str, Finding]]:
+    """Yield what the cards of the reward runs say against them, with each run's path."""
+    for text in as_tuple(config.reward_model):
+        path = split_name(text)[1]
+        if _kind("reward_model", path) != "adapter":
+            continue
+        _check_run(path)
+        try:
+            card = read_card(path)
+        except CheckpointError as error:
+            yield path, Finding("fail", "card", *str(error).split("; ", maxsplit=1))
+        else:
+            yield from ((path, finding) for finding in find_faults(card))
 
 
 def _kind(field: str, path: str) -> Literal["adapter", "classifier", "function"]:

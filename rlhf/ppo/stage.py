@@ -6,6 +6,7 @@ and resuming, the KL budget, and at the end the adapter and its export for the o
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -31,7 +32,7 @@ from rlhf.model.base import ADAPTER_FOLDER, resolve_base
 from rlhf.model.generation import require_room
 from rlhf.ppo.advantages import Targets
 from rlhf.ppo.alarms import KEY_FIGURES, SOURCE_PREFIX, find_alarms, refuse_double_bos
-from rlhf.ppo.rewards import RewardFunction, check_rewards
+from rlhf.ppo.rewards import RewardFunction, card_findings, check_rewards
 from rlhf.ppo.rollout import Rollout, SeededPasses
 from rlhf.ppo.trainer import PPOTrainer
 from rlhf.ranks import Ranks
@@ -39,6 +40,7 @@ from rlhf.records import Prompt
 from rlhf.runs import Listener, RunFolder
 
 CHECKPOINTS_FOLDER = "checkpoints"
+_LOGGER = logging.getLogger(__name__)
 _KEPT_CHECKPOINTS = 2
 _SAMPLES_PER_UPDATE = 2
 _PROBES = 16
@@ -129,6 +131,9 @@ class PPOStage:
         )
         source = resolve_base(config.model_name_or_path)
         functions = check_rewards(config, self.reward_functions)
+        if ranks.is_main:
+            for path, finding in card_findings(config):
+                _LOGGER.warning("reward model %s: %s; %s", path, finding.text, finding.remedy)
         find_origin(source.base)  # the export at the end needs it: miss it now, not then
         with RunFolder(
             config.output_dir,

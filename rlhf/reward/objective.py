@@ -78,10 +78,10 @@ class RankingObjective:
 
     def uses(self, ranking: Ranking) -> bool:
         """Tell whether a ranking teaches anything here."""
+        if ranking.action not in ("rank", "all_bad") or self.weight(ranking) == 0:
+            return False
         if ranking.action == "all_bad":
             return self.config.all_bad != "skip"
-        if ranking.action != "rank" or self.weight(ranking) == 0:
-            return False
         targets = self.targets([ranking])
         ordered = strict_pairs(targets.ranks).any()
         return bool(ordered or (self._uses_ties and self._ties(targets).any()))
@@ -117,7 +117,7 @@ class RankingObjective:
             unordered=unordered,
             candidates=candidates,
             bad=bad,
-            strengths=table([ranking.strengths or () for ranking in rankings]).float(),
+            strengths=table([(ranking.strengths or ())[:size] for ranking in rankings]).float(),
             annotators=torch.tensor([self._numbers[r.annotator or ""] for r in rankings]),
         )
 

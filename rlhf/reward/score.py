@@ -28,6 +28,7 @@ from rlhf.model.roles import Roles
 from rlhf.ops.scores import ensemble_disagreement, ensemble_score
 from rlhf.ranks import Ranks
 from rlhf.records import Prompt
+from rlhf.reward.ensemble import member_folders
 from rlhf.reward.model import RewardModel
 from rlhf.runs import Listener, require_run
 
@@ -87,14 +88,15 @@ def score_rows(
     """Yield each row of the input with its scores, in order.
 
     ``score`` is normalised as the reward run says and ``raw_score`` is the head's own number; a row
-    of ``completions`` has lists, ``scores`` and ``raw_scores``. With several models both are the
-    members' mean, and ``disagreement`` (``disagreements``) is the population standard deviation
-    between their normalised scores. The fields of all rows are checked before the first is scored.
+    of ``completions`` has lists, ``scores`` and ``raw_scores``. With several models, or a run
+    that trained several, both are the members' mean, and ``disagreement`` (``disagreements``) is
+    the population standard deviation between their normalised scores. The fields of all rows are
+    checked before the first is scored.
 
     Raises:
         RlhfError: For whatever the user can mend; a row is named by ``file:line``.
     """
-    folders = check_reward_runs(as_tuple(config.reward_model))
+    folders = check_reward_runs(expand_ensembles(as_tuple(config.reward_model)))
     total = sum(1 for _ in _read_items(config.input))
     models = load_reward_models(folders, dtype=config.dtype, device=Ranks().device)
     done = 0
@@ -131,6 +133,17 @@ def score_file(config: ScoreConfig, *, listener: Listener | None = None) -> Scor
 # -- reward models --------------------------------------------------------------------------------
 
 
+def expand_ensembles(paths: Sequence[str]) -> list[str]:
+    """Put the run folders of an ensemble's members in place of the run that trained them.
+
+    Raises:
+        ConfigError: If a path is no finished reward run.
+    """
+    for path in paths:
+        _require_reward_run(path)
+    return [str(folder) for path in paths for folder in member_folders(path)]
+
+
 def check_reward_runs(paths: Sequence[str]) -> list[Path]:
     """Refuse what is no finished reward run, and runs on different bases, before loading any.
 
@@ -139,8 +152,8 @@ def check_reward_runs(paths: Sequence[str]) -> list[Path]:
     """
     prints: dict[str, str] = {}
     for path in paths:
+        _require_reward_run(path)
         try:
-            require_run(path, "reward")
             prints[path] = read_link(Path(path) / ADAPTER_FOLDER)["base_fingerprint"]
         except CheckpointError as error:
             raise ConfigError(f"reward_model: {error}") from error
@@ -150,6 +163,13 @@ def check_reward_runs(paths: Sequence[str]) -> list[Path]:
                 f"{prints[paths[0]][:12]} and {prints[path][:12]}); score with each on its own"
             )
     return [Path(path) for path in paths]
+
+
+def _require_reward_run(path: str) -> None:
+    try:
+        require_run(path, "reward")
+    except CheckpointError as error:
+        raise ConfigError(f"reward_model: {error}") from error
 
 
 def load_reward_models(

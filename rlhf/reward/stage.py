@@ -116,6 +116,9 @@ class RewardStage:
         data = self._read()
         source = resolve_base(config.model_name_or_path)
         with self._folder(config, ranks) as run:
+            if ranks.is_main:
+                for folder in list(run.path.glob("member_*")):  # of an unfinished ensemble
+                    delete_folder(folder)
             base = load_base(source, dtype=config.dtype, device=ranks.device)
             roles, chat = Roles(base), ChatFormat.of(base.tokenizer, base.model)
             run.record(
@@ -182,8 +185,6 @@ class RewardStage:
         members, results = [], []
         for number in range(1, config.ensemble_size + 1):
             folder = member_folder(run.path, number)
-            if ranks.is_main and folder.exists():  # of an unfinished run
-                delete_folder(folder)
             seed = config.seed + number
             sample = bootstrap(data.train, config.seed, number)
             own = replace(config, output_dir=str(folder), ensemble_size=1, seed=seed)

@@ -85,8 +85,9 @@ def train(
             micro_batch_tokens=config.micro_batch_tokens,
         )
         loss, right, pairs = ranks.sum(figures).tolist()
-        if objective.parameters and ranks.is_main:  # its gradient is summed over processes
-            objective.prior().backward()  # type: ignore[no-untyped-call]  # torch has none
+        prior = objective.prior()
+        if prior.requires_grad and ranks.is_main:  # its gradient is summed over processes
+            prior.backward()  # type: ignore[no-untyped-call]  # torch has none
         factor = lr_factor(config.lr_scheduler_type, step, total=total, warmup=config.warmup_steps)
         norms = [optimizer.step(factor) for optimizer in optimizers]
         losses.append(loss)

@@ -233,7 +233,9 @@ def judge(terse, tmp_path_factory):
 
 
 def judged(config, judge, **changes):
-    return dataclasses.replace(config, reward_function=None, reward_model=str(judge), **changes)
+    return dataclasses.replace(
+        config, reward_function=None, reward_model=str(judge), accept_reward_model=True, **changes
+    )
 
 
 def refused(config, functions=()):

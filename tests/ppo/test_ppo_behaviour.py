@@ -408,7 +408,12 @@ def test_first_values_are_the_scores_of_the_reward_model(config, tmp_path, write
         eval_fraction=0.0,
     )
     RewardStage(judge).run()
-    judged = dataclasses.replace(config, reward_function=None, reward_model=judge.output_dir)
+    judged = dataclasses.replace(
+        config,
+        reward_function=None,
+        reward_model=judge.output_dir,
+        accept_reward_model=True,
+    )
     trainer = PPOTrainer(judged, resolve_model(config.model_name_or_path), Ranks())
     head = trainer.reward.first_model.head
     assert abs(float(head.std) - 1) > 0.01, "nothing is normalised: the test shows nothing"

@@ -382,6 +382,7 @@ def test_sources_are_weighed_in_the_order_given(
         reward_model=(path, runs[1]),
         reward_function=(f"{functions}:prompt", f"long={functions}:length"),
         reward_weights=(0.5, 2.0, -1.0, 10.0),
+        accept_reward_model=True,
     )
     reward = build_reward(config, roles, chat, check_rewards(config))
     found = reward.score(*batch)
@@ -561,6 +562,10 @@ def test_a_model_that_gives_no_score_is_refused_in_one_line(tmp_path, monkeypatc
 
 def test_what_can_be_used_passes_the_check(runs, tmp_path, functions):
     path = saved(tmp_path / "judge", llama(), classifier_tokenizer())
-    config = ppo(reward_model=(runs[0], path), reward_function=f"{functions}:length")
+    config = ppo(
+        reward_model=(runs[0], path),
+        reward_function=f"{functions}:length",
+        accept_reward_model=True,
+    )
     (function,) = check_rewards(config)
     assert function([], ["a b"]) == [2.0]

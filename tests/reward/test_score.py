@@ -101,6 +101,19 @@ def test_several_models_give_their_mean_and_how_far_they_disagree(
         assert min(numbers(row, "disagreement")) > 1e-3
 
 
+def test_a_run_of_several_models_stands_for_them(base, make_run, write_rows, tmp_path):
+    members = [make_run(base, f"members/member_{i}", seed=i, mean=float(i)) for i in (1, 2)]
+    folder = members[0].parent
+    path = write_rows("rows.jsonl", ROWS)
+    with pytest.raises(ConfigError, match=r"reward_model: .*members: not a run folder"):
+        next(score_rows(settings([folder], path)))
+    for name in ("run.json", "config.yaml"):
+        (folder / name).write_bytes((members[0] / name).read_bytes())
+    found = list(score_rows(settings([folder], path)))
+    assert found == list(score_rows(settings(members, path)))
+    assert "disagreement" in found[0]
+
+
 def test_csv_and_parquet_are_read_alike(base, make_run, write_rows, tmp_path):
     run = make_run(base)
     rows = [{"prompt": "a", "completion": "good"}, {"prompt": "b", "completion": ""}]
