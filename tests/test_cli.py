@@ -68,7 +68,7 @@ MISTAKES: list[tuple[list[str], list[str]]] = [
     ),
     (
         [*PPO, *DEMOS, "--reward_model", "runs/a", "--reward_ensemble", "min"],
-        ["--reward_ensemble: 'min' is not allowed", "needs two reward models or more"],
+        ["reward_ensemble: needs two run folders of the reward stage or more, not 0"],
     ),
     ([*SAMPLE, "--prompts", "p", "--num_candidates", "1"], ["--num_candidates: 1", "2 to 9"]),
     ([*GENERATE, "--prompt", "a", "--prompts", "b"], ["give either prompt or prompts, not both"]),

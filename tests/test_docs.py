@@ -14,15 +14,19 @@ import pytest
 from tiny_model import make_tokenizer
 from transformers import LlamaConfig, LlamaForSequenceClassification
 
-from rlhf.config import AdapterConfig, PPOConfig, RewardConfig
+from rlhf.config import AdapterConfig, PPOConfig, RewardConfig, ScoreConfig, StageConfig
 from rlhf.ppo import PPOStage
+from rlhf.records import Ranking
 from rlhf.reward import RewardStage
+from rlhf.reward.gate import find_faults
 
 ROOT = Path(__file__).parent.parent
 PPO, FROM_TRL = ROOT / "docs" / "ppo.md", ROOT / "docs" / "from-trl.md"
+REWARD = ROOT / "docs" / "reward.md"
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 FIELDS = {field.name: field for field in dataclasses.fields(PPOConfig)}
+REWARD_FIELDS = {field.name: field for field in dataclasses.fields(RewardConfig)}
 ADAPTER_FIELDS = {f"adapter.{field.name}": field for field in dataclasses.fields(AdapterConfig)}
 
 TRL_OWN = """
@@ -256,10 +260,10 @@ def test_defaults_in_the_ppo_page_are_the_defaults(heading: str):
         assert is_default(row["default"], default), f"{name} is {default}"
 
 
-def test_every_module_and_function_named_exists():
-    named = re.findall(
-        r"`([a-z_.]+):([A-Za-z_.]+)`", PPO.read_text(encoding="utf-8").replace("`module:name`", "")
-    )
+@pytest.mark.parametrize("page", [PPO, REWARD], ids=lambda page: page.name)
+def test_every_module_and_function_named_exists(page: Path):
+    text = page.read_text(encoding="utf-8").replace("`module:name`", "")
+    named = re.findall(r"`([a-z_.]+):([A-Za-z_.]+)`", text)
     assert len(named) > 20
     for module, path in named:
         found = importlib.import_module(f"rlhf.{module}")
@@ -279,6 +283,111 @@ def test_every_link_leads_somewhere(page: Path):
         if anchor:
             headings = re.findall(r"^#+ (.+)$", file.read_text(encoding="utf-8"), re.MULTILINE)
             assert anchor in {title.lower().replace(" ", "-") for title in headings}, target
+
+
+# -- reward ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def reward_runs(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Runs that have every option that adds a metric or a key of the card."""
+    folder = tmp_path_factory.mktemp("rewards")
+    ranked = {"completions": ["good", "bad", "a"], "ranks": [1, 2, 2], "annotator": "ann"}
+    demonstration = {"prompt": "a", "completion": "good"}
+    common = RewardConfig(
+        model_name_or_path=str(tiny),
+        rankings=write_rows(folder / "rankings.jsonl", [{"prompt": p} | ranked for p in "abcdefg"]),
+        demonstrations=write_rows(folder / "demonstrations.jsonl", [demonstration]),
+        output_dir=str(folder / "davidson"),
+        loss="davidson",
+        adapter=AdapterConfig(r=2, lora_alpha=4),
+        eval_fraction=0.5,
+    )
+    configs = [
+        common,
+        dataclasses.replace(common, output_dir=str(folder / "rao_kupper"), loss="rao_kupper"),
+        dataclasses.replace(
+            common,
+            output_dir=str(folder / "errors"),
+            loss="bradley_terry",
+            learn_annotator_errors=True,
+        ),
+        dataclasses.replace(common, output_dir=str(folder / "ensemble"), ensemble_size=2),
+    ]
+    for config in configs:
+        RewardStage(config).run()
+    return [Path(config.output_dir) for config in configs]
+
+
+def cards(runs: list[Path]) -> list[dict[str, Any]]:
+    return [json.loads((run / "reward_card.json").read_text(encoding="utf-8")) for run in runs]
+
+
+def names_in(value: object) -> set[str]:
+    """Keys of a JSON value, however deep."""
+    if isinstance(value, dict):
+        return set(value).union(*map(names_in, value.values()))
+    return set().union(*map(names_in, value)) if isinstance(value, list) else set()
+
+
+def test_the_reward_glossary_has_what_reward_runs_log(reward_runs: list[Path]):
+    logged = {
+        key
+        for run in reward_runs[:3]
+        for line in (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+        for key in set(json.loads(line)) - {"step"}
+    }
+    listed = [first_code(row["key"]) for row in tables(REWARD)["Metrics"]]
+    assert sorted(listed) == sorted({re.sub(r"(?<=error/).+", "<name>", key) for key in logged})
+
+
+def test_the_card_table_has_every_key_of_a_card(reward_runs: list[Path]):
+    listed = [key for row in tables(REWARD)["The card"] for key in code(row["key"])]
+    assert sorted(listed) == sorted(set().union(*cards(reward_runs)))
+
+
+def test_the_gate_table_has_every_check():
+    accuracy = {"value": 0.4, "low": 0.3, "high": 0.5}
+    weak = {
+        "pair_accuracy": accuracy,
+        "best_length_rule": {"rule": "longer wins", "value": 0.6},
+        "probes": {"empty": {"margin": {"value": -1.0}}},
+    }
+    found = {finding.check for card in ({}, weak) for finding in find_faults(card)}
+    listed = [first_code(row["check"]) for row in tables(REWARD)["The gate"]]
+    assert sorted(listed) == sorted(found | {"card"})
+
+
+def test_the_reward_options_are_all_listed_with_their_defaults():
+    common = {field.name: field.default for field in dataclasses.fields(StageConfig)}
+    own = [name for name, f in REWARD_FIELDS.items() if common.get(name, f) != f.default]
+    rows = tables(REWARD)["Options"]
+    assert sorted(first_code(row["option"]) for row in rows) == sorted(set(own) - {"adapter"})
+    for row in rows:
+        default = REWARD_FIELDS[first_code(row["option"])].default
+        assert is_default(row["default"], default), f"{row['option']} is {default}"
+
+
+def test_every_name_in_the_reward_page_exists(reward_runs: list[Path]):
+    hints = get_type_hints(RewardConfig).values()
+    values = {value for hint in hints for value in get_args(hint) if isinstance(value, str)}
+    disagreements = (reward_runs[-1] / "disagreement.jsonl").read_text(encoding="utf-8")
+    known = FIELDS.keys() | REWARD_FIELDS.keys() | names_in(cards(reward_runs))
+    known |= {
+        field.name for config in (ScoreConfig, Ranking) for field in dataclasses.fields(config)
+    }
+    known |= names_in([json.loads(line) for line in disagreements.splitlines()])
+    known |= {first_code(row["key"]) for row in tables(REWARD)["Metrics"]}
+    known |= {first_code(row["check"]) for row in tables(REWARD)["The gate"]}
+    known |= {"step", "score", "raw_score", "raw_scores", "skip", "cannot_judge", "weight"}
+    known |= {"completion", "chosen", "rejected", "messages"}
+    # A learning curve needs more prompts than these runs have.
+    known |= {"points", "accuracy", "slope_per_doubling", "slope_error", "rankings_for_one_point"}
+    for word in code(REWARD.read_text(encoding="utf-8")):
+        name, _, value = word.partition("=")
+        if re.fullmatch(r"[a-z_]+(/[a-z_<>]+)?", name):
+            assert name in known, word
+            assert not value or value in values, word
 
 
 # -- from TRL -------------------------------------------------------------------------------------

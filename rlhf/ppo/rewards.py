@@ -300,13 +300,13 @@ def check_rewards(
     Raises:
         ConfigError: Saying which reward can't be used and what to give.
     """
+    specs = reward_specs(config)
     for path, finding in card_findings(config):
         if finding.level == "fail" and not config.accept_reward_model:
             raise ConfigError(
                 f"reward_model: {path}: {finding.text}; {finding.remedy}, or take it as it is "
                 "with --accept_reward_model"
             )
-    specs = reward_specs(config)
     for spec in specs:
         if spec.kind == "adapter":
             _check_run(spec.path)

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from rlhf.config import RewardConfig
+from rlhf.model.heads import ScalarHead
 from rlhf.model.scoring import completion_scores
 from rlhf.ops.metrics import pair_outcomes
 from rlhf.optimization import RoleOptimizer, lr_factor
@@ -72,6 +73,7 @@ def train(
     Returns:
         The loss of each step, nats.
     """
+    start_head(model.head, config.seed)
     optimizers = _optimizers(model, objective, config, ranks)
     size = config.per_device_train_batch_size * ranks.size
     total = math.ceil(len(encoded) / size) * config.num_train_epochs
@@ -99,6 +101,17 @@ def train(
         }
         on_step(step + 1, total, row | objective.figures())
     return losses
+
+
+def start_head(head: ScalarHead, seed: int) -> None:
+    """Draw the head's weight from N(0, 1 / (H + 1)), so that the adapter learns from step 1.
+
+    H is the hidden size. Source: Huang et al. 2024 (arXiv:2403.17031).
+    """
+    generator = torch.Generator().manual_seed(seed)
+    std = (len(head.weight) + 1) ** -0.5
+    with torch.no_grad():
+        head.weight.copy_(torch.randn(head.weight.shape, generator=generator) * std)
 
 
 def accumulate(

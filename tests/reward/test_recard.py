@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from transformers.utils import logging
 
 from rlhf.cli import main
 from rlhf.config import AdapterConfig, RewardCardConfig, RewardConfig
@@ -191,6 +192,7 @@ def test_the_command_shows_figures_and_what_was_held_out(trained, tmp_path, caps
 )
 def test_a_mistake_is_one_line_and_status_2(changes, told, trained, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    logging.disable_progress_bar()  # the command does it by environment, before the import
     (tmp_path / "file").touch()
     given = {"reward_model": str(trained / "reward"), "output_dir": "card"}
     given |= {"rankings": str(trained / "rankings.jsonl")} | changes
