@@ -74,6 +74,8 @@ def train(
         The loss of each step, nats.
     """
     start_head(model.head, config.seed)
+    for parameter in objective.parameters.values():
+        parameter.data = parameter.data.to(ranks.device)
     optimizers = _optimizers(model, objective, config, ranks)
     size = config.per_device_train_batch_size * ranks.size
     total = math.ceil(len(encoded) / size) * config.num_train_epochs

@@ -59,6 +59,14 @@ def test_shares_do_not_depend_on_the_order_of_the_rankings():
         assert prompts_of(parts[name]) == prompts_of(others[name])
 
 
+def test_shares_go_by_the_half_of_the_hash_that_holds_nothing_out():
+    train = rankings(40)
+    _, parts = curve_of(train, lambda _size: 0.7)
+    kept = {prompt.sha256[16:] for prompt in prompts_of(parts["25_percent"])}
+    others = {ranking.prompt.sha256[16:] for ranking in train} - kept
+    assert max(kept) < min(others)
+
+
 def test_points_hold_rankings_and_accuracies():
     curve, _ = curve_of(rankings(40, each=2), lambda size: size / 100)
     assert curve["points"] == [

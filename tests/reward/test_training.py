@@ -224,22 +224,37 @@ def test_who_answers_by_a_coin_is_found_out():
     assert accuracy(model, planted(30, seed=1)) > 0.9
 
 
-def test_annotators_of_weight_0_leave_no_trace(tiny, tmp_path, write_rows):
-    def rows(names):
-        return [
+@pytest.fixture
+def adapter_of(tiny, tmp_path, write_rows):
+    """Tensors of a run on the rankings of some annotators, of whom only ann ranks rightly."""
+
+    def run(folder, names, **settings):
+        rows = [
             {"prompt": r.prompt.text, "completions": r.completions, "annotator": r.annotator}
             | {"ranks": r.ranks if r.annotator == "ann" else [4 - rank for rank in r.ranks]}
             for r in planted(30, seed=0, annotators=("ann", "bob", "cat"))
             if r.annotator in names
         ]
-
-    def adapter_of(folder, names, **settings):
         settings |= {"model_name_or_path": str(tiny), "output_dir": str(tmp_path / folder)}
-        settings |= {"rankings": write_rows(f"{folder}.jsonl", rows(names)), "eval_fraction": 0.0}
+        settings |= {"rankings": write_rows(f"{folder}.jsonl", rows), "eval_fraction": 0.0}
         result = RewardStage(config(per_device_train_batch_size=2, **settings)).run()
-        assert result.steps == 5
-        return {path.name: load_file(path) for path in sorted(result.adapter.glob("*.safetensors"))}
+        return result.steps, {
+            path.name: load_file(path) for path in sorted(result.adapter.glob("*.safetensors"))
+        }
 
-    bad_ones = ("bob=0", "cat=0")
+    return run
+
+
+def test_annotators_of_weight_0_leave_no_trace(adapter_of):
+    names = ("ann", "bob", "cat")
     without = adapter_of("without", ["ann"])
-    assert_same(adapter_of("weighed", ["ann", "bob", "cat"], annotator_weights=bad_ones), without)
+    assert without[0] == 5
+    assert_same(adapter_of("weighed", names, annotator_weights=("bob=0", "cat=0")), without)
+
+
+def test_a_weight_above_0_reaches_training(adapter_of):
+    names = ("ann", "bob", "cat")
+    light = adapter_of("light", names, annotator_weights=("bob=0.001", "cat=0.001"))[1]
+    equal = adapter_of("equal", names)[1]
+    one, other = (found["score_head.safetensors"]["weight"] for found in (light, equal))
+    assert (one - other).abs().max() > 1e-5
