@@ -265,7 +265,7 @@ class Branches:
     visible: Tensor
     """bool (R, 1, C, L)."""
     real: Tensor
-    """True at queries that are no padding, bool (R, C)."""
+    """Which of the R * C queries are no padding, one for each token of the branches, (N,)."""
 
     @classmethod
     def of(
@@ -295,9 +295,8 @@ class Branches:
         keys = torch.where(after < 0, starts[:, None] + key, first + behind[:, None] + after)
         keys = torch.where(after < own[:, None], keys, 0)
         visible = after[:, None, :] <= place[None, :, None]
-        return cls(
-            queries.to(device), keys.to(device), visible[:, None].to(device), real.to(device)
-        )
+        parts = queries, keys, visible[:, None], real.flatten().nonzero().squeeze(-1)
+        return cls(*(part.to(device) for part in parts))
 
 
 def branch_attention(q: Tensor, k: Tensor, v: Tensor, branches: Branches) -> Tensor:
@@ -312,9 +311,15 @@ def branch_attention(q: Tensor, k: Tensor, v: Tensor, branches: Branches) -> Ten
     Returns:
         (N, heads, D).
     """
-    q_rows = q[branches.queries].transpose(1, 2)
-    k_rows, v_rows = (x[branches.keys].transpose(1, 2) for x in (k, v))
-    return _attend(q_rows, k_rows, v_rows, branches.visible).transpose(1, 2)[branches.real]
+    q_rows = _take(q, branches.queries).transpose(1, 2)
+    k_rows, v_rows = (_take(x, branches.keys).transpose(1, 2) for x in (k, v))
+    attended = _attend(q_rows, k_rows, v_rows, branches.visible).transpose(1, 2)
+    return _take(attended.flatten(0, 1), branches.real)
+
+
+def _take(x: Tensor, places: Tensor) -> Tensor:
+    """``x[places]`` of x (N, heads, D); the gradient of an embedding is the quicker one."""
+    return F.embedding(places, x.flatten(1)).view(*places.shape, *x.shape[1:])
 
 
 def _equal_groups(lengths: Sequence[int]) -> list[tuple[int, int]]:
