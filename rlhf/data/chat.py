@@ -63,7 +63,8 @@ class ChatFormat:
             if len(prompt.messages) > 1:
                 raise DataError(
                     "a prompt of several messages needs a chat template, and "
-                    f"{self.tokenizer.name_or_path} has none"
+                    f"{self.tokenizer.name_or_path} has none; take a model that has one, or write "
+                    "the conversation as one message"
                 )
             return self._plain(prompt.messages[0].content)
         try:
