@@ -30,6 +30,7 @@ from rlhf.model.adapters import LoraDelta, fold, read_delta
 from rlhf.model.base import ADAPTER_FOLDER, linked_base, pick_dtype
 from rlhf.ops.masking import length_mask
 from rlhf.records import Prompt
+from rlhf.reward.ensemble import member_folders
 from rlhf.reward.score import check_reward_runs, load_reward_models, raw_scores
 from rlhf.runs import Listener
 
@@ -197,7 +198,7 @@ class _Original:
 
 def _read_original(run_folder: Path, dtype: Dtype) -> _Original:
     """Load a reward model, score the probes and let go of it."""
-    (folder,) = check_reward_runs([str(run_folder)])
+    (folder,) = check_reward_runs([str(_only_member(run_folder))])
     base = linked_base(folder / ADAPTER_FOLDER)
     _check_architecture(base)
     (model,) = load_reward_models([folder], dtype=dtype, device=_CPU)
@@ -222,6 +223,17 @@ def _read_original(run_folder: Path, dtype: Dtype) -> _Original:
         rows=rows,
         raw=raw_scores(model, model.score(rows)),
     )
+
+
+def _only_member(run_folder: Path) -> Path:
+    """The folder itself; an ensemble has no weights that could be merged into one model."""
+    members = member_folders(run_folder)
+    if len(members) > 1:
+        raise ConfigError(
+            f"reward_model: {run_folder} holds {len(members)} reward models; export one of them, "
+            f"such as {members[0]}"
+        )
+    return members[0]
 
 
 def _check_architecture(base: Path) -> None:

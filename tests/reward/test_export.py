@@ -304,3 +304,12 @@ def test_broken_constants_are_refused_and_none_are_not_needed(
     source = ClassifierReward.load(str(tmp_path / "out"), "judge", model.chat, CPU)
     assert source.normalization is None
     assert source.note is not None
+
+
+def test_an_ensemble_is_refused_and_a_member_named(make_base, make_run, tmp_path):
+    base = make_base()
+    run = make_run(base, "several")
+    for number in (1, 2):
+        make_run(base, f"several/member_{number}")
+    with pytest.raises(ConfigError, match="holds 2 reward models; export one of them, such as .*"):
+        export_classifier(run, tmp_path / "exported")
