@@ -49,6 +49,7 @@ def chain(tiny, tmp_path_factory):
         PPOConfig(
             model_name_or_path=sft,
             reward_model=reward,
+            accept_reward_model=True,
             train_file=demos,
             output_dir=ppo,
             max_steps=3,
