@@ -170,6 +170,7 @@ def test_a_changed_original_is_missed_before_training(chain, tiny, tmp_path):
     ppo = PPOConfig(
         model_name_or_path=str(sft),
         reward_model=str(folder / "reward"),
+        accept_reward_model=True,
         train_file=config.eval_file,
         output_dir=str(tmp_path / "ppo"),
     )
