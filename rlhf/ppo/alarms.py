@@ -226,8 +226,8 @@ def _values(figures: _Figures, config: PPOConfig) -> Alarm | None:
         return None
     return Alarm(
         "value_not_learning",
-        f"the value model explains {explained:.0%} of the returns over {_VALUE_WINDOW} updates, worse "
-        "than a constant: raise value_learning_rate or value_warmup_steps",
+        f"the value model explains {explained:.0%} of the returns over {_VALUE_WINDOW} updates, "
+        "worse than a constant: raise value_learning_rate or value_warmup_steps",
     )
 
 
