@@ -44,9 +44,22 @@ The path on your own model and files:
      rlhf score     runs/reward, prompts and completions    their scores, on standard output
      rlhf reward-card  runs/reward, other rankings          its card on them
      rlhf export-reward  runs/reward                        a sequence classifier
+     rlhf rankings  store.sqlite                            its import, export, report, backup
 
 rlhf COMMAND --help explains every option. rlhf COMMAND --print_config > my.yaml writes them all
 into a file for --config. On several GPUs: accelerate launch -m rlhf COMMAND ...
+"""
+
+RANKINGS_OVERVIEW = """\
+rlhf rankings: what goes into a ranking store, what comes out, and whether it is whole.
+
+  rlhf rankings import   rankings, HH-RLHF, OASST, TRL, Argilla or Label Studio into a store
+  rlhf rankings export   rankings, or TRL preference rows, out of a store
+  rlhf rankings report   what each person has ranked, what is open, how far people agree
+  rlhf rankings verify   whether a store is whole; exit status 2 and a line for each fault
+  rlhf rankings backup   a verified copy of a store, also while people rank
+
+rlhf rankings COMMAND --help explains every option.
 """
 
 
@@ -127,8 +140,8 @@ def _dispatch(arguments: list[str]) -> int:
     if name == "--version":
         sys.stdout.write(f"rlhf {rlhf.__version__}\n")
         return 0
-    if name not in (*COMMANDS, "generate", "label"):
-        close = get_close_matches(name, (*COMMANDS, "generate", "label"), n=1)
+    if name not in (*COMMANDS, *_OTHERS):
+        close = get_close_matches(name, (*COMMANDS, *_OTHERS), n=1)
         remedy = f"did you mean 'rlhf {close[0]}'?" if close else "'rlhf' alone lists them"
         raise ConfigError(f"unknown command {name!r}; {remedy}")
     return _run(name, rest, f"rlhf {name}")
@@ -138,6 +151,8 @@ def _run(name: str, argv: Sequence[str], prog: str) -> int:
     if name == "label":
         status: int = import_module("labeling_ui.cli").main(list(argv))
         return status
+    if name == "rankings":
+        return _rankings(argv)
     if name == "generate":
         return _generate(parse(configs.GenerateConfig, argv, prog=prog))
     command = COMMANDS[name]
@@ -146,6 +161,27 @@ def _run(name: str, argv: Sequence[str], prog: str) -> int:
         return _print_scores(config)
     execute(command, config)
     return 0
+
+
+def _rankings(argv: Sequence[str]) -> int:
+    """Run one of the commands over a ranking store; none of them needs torch."""
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        sys.stdout.write(RANKINGS_OVERVIEW)
+        return 0
+    name, *rest = argv
+    if name not in RANKINGS:
+        close = get_close_matches(name, RANKINGS, n=1)
+        remedy = f"did you mean 'rlhf rankings {close[0]}'?" if close else "see 'rlhf rankings'"
+        raise ConfigError(f"unknown command 'rankings {name}'; {remedy}")
+    config_class, module, function = RANKINGS[name]
+    config = parse(config_class, rest, prog=f"rlhf rankings {name}")
+    result = getattr(import_module(f"rlhf.rankings.{module}"), function)(config)
+    faults: Sequence[str] = getattr(result, "faults", ())
+    sys.stderr.write("".join(f"error: {' '.join(fault.split())}\n" for fault in faults))
+    if not faults:
+        figures = getattr(result, "figures", result)
+        sys.stdout.write(figures if isinstance(figures, str) else _results(figures, ()))
+    return 2 if faults else 0
 
 
 def _generate(config: configs.GenerateConfig) -> int:
@@ -267,6 +303,18 @@ def _command(name: str, **flags: str) -> str:
     words = ["rlhf", name, *(word for flag in flags.items() for word in (f"--{flag[0]}", flag[1]))]
     return shlex.join(words)
 
+
+_OTHERS = ("generate", "label", "rankings")
+"""Commands that are no stage."""
+
+RANKINGS: dict[str, tuple[type[Any], str, str]] = {
+    "import": (configs.RankingsImportConfig, "importing", "import_rankings"),
+    "export": (configs.RankingsExportConfig, "exporting", "export_rankings"),
+    "report": (configs.RankingsReportConfig, "report", "report"),
+    "verify": (configs.RankingsVerifyConfig, "upkeep", "verify"),
+    "backup": (configs.RankingsBackupConfig, "upkeep", "backup"),
+}
+"""Of each subcommand of ``rlhf rankings`` its config, and the module and function that run it."""
 
 COMMANDS = {
     "sft": Command(configs.SFTConfig, _stage("rlhf.sft", "SFTStage"), _after_sft),

@@ -623,6 +623,90 @@ class EvaluationConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RankingsImportConfig:
+    """Read rankings of this or another tool into a ranking store, all of them or none."""
+
+    input: str
+    """File to read: JSONL (.jsonl, .json), a JSON list (.json), .csv, .parquet or a datasets
+    folder."""
+    store: str
+    """Ranking store to add to (path or URL); made when missing."""
+    format: Literal["auto", "rlhf", "hh", "oasst", "trl", "argilla", "label-studio"] = "auto"
+    """Whose rows they are: our own rankings (rlhf), HH-RLHF, message trees of OASST, preference
+    pairs of TRL, records of Argilla 2 or Label Studio's JSON; auto tells from the first row."""
+
+    def __post_init__(self) -> None:
+        for name in ("input", "store"):
+            _require(bool(getattr(self, name)), name, "", "give a path")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RankingsExportConfig:
+    """Write the current rankings of a store to a file, in an order of their own."""
+
+    store: str
+    """Ranking store (path or URL)."""
+    output: str
+    """JSONL file to write; one that exists is replaced."""
+    format: Literal["rankings", "trl"] = "rankings"
+    """rankings: everything that the store knows of each; trl: a row of prompt, chosen and rejected
+    for each strict pair."""
+    annotator: str | None = None
+    """Take only the rankings of this person, by pseudonym or name."""
+    aggregate: Literal["none", "majority"] = "none"
+    """majority: per task, the pairs that more people ordered one way than the other."""
+    split: Literal["all", "train", "held_out"] = "all"
+    """Take only the prompts that eval_fraction leaves for training, or those that it holds out."""
+    eval_fraction: float = 0.1
+    """Share of prompts (chosen by hash) held out, as in the reward stage."""
+
+    def __post_init__(self) -> None:
+        for name in ("store", "output"):
+            _require(bool(getattr(self, name)), name, "", "give a path")
+        _require(self.annotator != "", "annotator", "", "give a name")
+        _fraction("eval_fraction", self.eval_fraction)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RankingsReportConfig:
+    """Count what people have ranked, what is open and how far they agree."""
+
+    store: str
+    """Ranking store (path or URL)."""
+    seed: int = 0
+    """Seed of the resampled prompts behind the intervals."""
+
+    def __post_init__(self) -> None:
+        _require(bool(self.store), "store", "", "give a path")
+        _at_least_zero("seed", self.seed)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RankingsVerifyConfig:
+    """Check that a ranking store is whole; one line per fault, and exit status 2."""
+
+    store: str
+    """Ranking store (path or URL)."""
+
+    def __post_init__(self) -> None:
+        _require(bool(self.store), "store", "", "give a path")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RankingsBackupConfig:
+    """Copy a ranking store, also while people rank; the copy is verified."""
+
+    store: str
+    """Ranking store (path or URL)."""
+    output: str
+    """New file for the copy."""
+
+    def __post_init__(self) -> None:
+        for name in ("store", "output"):
+            _require(bool(getattr(self, name)), name, "", "give a path")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DemoConfig:
     """The whole path on the embedded tiny base with simulated annotators, offline."""
 

@@ -18,7 +18,7 @@ LAYERS = (
     {"checkpoints", "data", "ops", "options", "progress", "runs", "store", "trackers"},
     {"model", "optimization", "ranks"},
     {"comparison", "evaluate", "export", "figures", "generate", "inference", "ppo", "report"}
-    | {"reward", "sample", "sft"},
+    | {"rankings", "reward", "sample", "sft"},
     {"demo"},
     {"__main__", "cli"},
 )
