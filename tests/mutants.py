@@ -89,16 +89,16 @@ MUTANTS = [
     Mutant(
         "score read at the padded last position",
         "model/forward.py",
-        "last = batch.prompt_size + batch.completion_mask.sum(dim=-1) - 1",
-        "last = 0 * batch.completion_mask.sum(dim=-1) + batch.input_ids.shape[1] - 1",
+        "last = batch.completion_mask.sum(dim=-1) - 1",
+        "last = 0 * batch.completion_mask.sum(dim=-1) + batch.completion_mask.shape[1] - 1",
         (FORWARD,),
     ),
     Mutant(
         "score is a mean over tokens",
         "model/llama.py",
-        "return self._trunk(_up_to_last(batch))",
-        "sizes = batch.attention_mask.sum(-1).cpu()\n"
-        "        states = torch.split(self._trunk(_lay_out(batch, sizes, sizes)), sizes.tolist())\n"
+        "return self._trunk(tokens, branches)",
+        "every = _Tokens(tokens.ids, tokens.positions, tokens.lengths, None)\n"
+        "        states = torch.split(self._trunk(every, branches), tokens.lengths)\n"
         "        return torch.stack([row.mean(0) for row in states])",
         (f"{ROLES}::test_scores_are_read_at_the_end_token_in_any_batch",),
     ),
@@ -199,8 +199,8 @@ MUTANTS = [
     Mutant(
         "temperature missing in training, Llama pass",
         "model/kernels.py",
-        "logits.div_(temperature)\n",
-        "logits.div_(1.0)\n",
+        "wide.div_(temperature)\n",
+        "wide.div_(1.0)\n",
         (f"{BEHAVIOUR}::test_what_is_sampled_is_what_is_scored",),
     ),
     Mutant(
@@ -213,8 +213,8 @@ MUTANTS = [
     Mutant(
         "log-softmax in bfloat16, Llama pass",
         "model/kernels.py",
-        "logits = F.linear(hidden[piece], weight).to(wide)",
-        "logits = F.linear(hidden[piece], weight)",
+        "wide = logits.to(_wide(logits))",
+        "wide = logits.clone()",
         ("tests/model/test_half_logprobs.py",),
     ),
     Mutant(
@@ -358,8 +358,8 @@ MUTANTS = [
     Mutant(
         "controller fed the KL per token",
         "ppo/trainer.py",
-        "kl = float(masked_sum(rollout.log_ratio_ref, rollout.mask).mean())",
-        "kl = float(masked_mean(rollout.log_ratio_ref, rollout.mask))",
+        'metrics["kl/reference"],\n                target',
+        'metrics["kl/reference"] / metrics["completion/length"],\n                target',
         (f"{OPTIONS}::test_the_kl_weight_follows_the_rule_of_ziegler",),
     ),
     Mutant(
