@@ -221,14 +221,15 @@ class RewardConfig(StageConfig):
                 "it can't be had together with learn_annotator_errors",
             )
         _require(
-            self.all_bad != "ties" or self.ties == "half" or self.loss in _TIE_LOSSES,
+            self.all_bad != "ties" or self.ties == "half" or self.loss in TIE_LOSSES,
             "all_bad",
             self.all_bad,
             "ties teach nothing here; set ties half or loss rao_kupper or davidson",
         )
 
 
-_TIE_LOSSES = ("rao_kupper", "davidson")
+TIE_LOSSES = ("rao_kupper", "davidson")
+"""Losses in which a tie is an outcome of its own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

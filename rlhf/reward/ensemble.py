@@ -41,7 +41,7 @@ def bootstrap(rankings: Sequence[Ranking], seed: int, member: int) -> list[Ranki
 
 
 class Ensemble:
-    """Reward models whose mean is one score."""
+    """Reward models on one base whose mean is one score; also a single one."""
 
     def __init__(self, models: Sequence[RewardModel]) -> None:
         self.models = tuple(models)
@@ -53,6 +53,29 @@ class Ensemble:
     def score_texts(self, pairs: Sequence[tuple[Prompt, str]]) -> Tensor:
         """Mean of the members' normalised scores, float32 (B,)."""
         return self.score_members(pairs).mean(dim=0)
+
+    def count_tokens(self, completion: str) -> int:
+        """Tokens of a completion with its end token."""
+        return self.models[0].count_tokens(completion)
+
+    @property
+    def normalization(self) -> dict[str, float]:
+        """Mean over the members of what their heads take off (``mean``) and divide by (``std``)."""
+        count = len(self.models)
+        return {
+            "mean": sum(float(model.head.mean) for model in self.models) / count,
+            "std": sum(float(model.head.std) for model in self.models) / count,
+        }
+
+    def sample_row(self, ranking: Ranking) -> dict[str, Any]:
+        """A ranking beside the scores of its completions, for people to read."""
+        scores = self.score_texts([(ranking.prompt, text) for text in ranking.completions])
+        return {
+            "prompt": ranking.prompt.to_json(),
+            "completions": list(ranking.completions),
+            "ranks": list(ranking.effective_ranks),
+            "scores": [round(score, 4) for score in scores.tolist()],
+        }
 
     def disagreements(
         self, tasks: Sequence[tuple[Prompt, tuple[str, ...]]]

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from rlhf.config import RewardConfig, as_tuple
+from rlhf.config import TIE_LOSSES, RewardConfig, as_tuple
 from rlhf.errors import ConfigError, DataError
 from rlhf.ops.ranking import (
     all_bad_loss,
@@ -142,9 +142,8 @@ class RankingObjective:
         errors = self.parameters.get("annotator_errors")
         if errors is None:
             return torch.zeros(())
-        center = math.log(self.config.annotator_error / (1.0 - self.config.annotator_error))
         spread = self.config.annotator_error_std
-        return error_shrinkage(errors, center=center, std=spread) / self._pairs
+        return error_shrinkage(errors, center=self._error_logit, std=spread) / self._pairs
 
     def figures(self) -> dict[str, float]:
         """What was learnt beside the scores: the tie parameter, each annotator's error."""
@@ -162,8 +161,13 @@ class RankingObjective:
         return found
 
     @property
+    def _error_logit(self) -> float:
+        """What an annotator's error is drawn towards."""
+        return math.log(self.config.annotator_error / (1.0 - self.config.annotator_error))
+
+    @property
     def _uses_ties(self) -> bool:
-        return self.config.ties == "half" or self.config.loss in ("rao_kupper", "davidson")
+        return self.config.ties == "half" or self.config.loss in TIE_LOSSES
 
     def _ties(self, targets: Targets) -> Tensor:
         return tied_pairs(targets.ranks, targets.unordered)
@@ -172,7 +176,7 @@ class RankingObjective:
         """Make the parameters; a tie parameter explains the share of ties among equals."""
         pairs = int(strict_pairs(targets.ranks).sum())
         self._pairs = max(1, pairs)
-        if self.config.loss in ("rao_kupper", "davidson"):
+        if self.config.loss in TIE_LOSSES:
             low, high = _TIE_SHARES
             ties = int(self._ties(targets).sum())
             share = min(high, max(low, ties / max(1, ties + pairs)))
@@ -183,8 +187,7 @@ class RankingObjective:
                 start = math.log(2.0 * share / (1.0 - share))
             self.parameters["tie"] = nn.Parameter(torch.tensor(start))
         if self.config.learn_annotator_errors:
-            center = math.log(self.config.annotator_error / (1.0 - self.config.annotator_error))
-            errors = torch.full((len(self._numbers),), center)
+            errors = torch.full((len(self._numbers),), self._error_logit)
             self.parameters["annotator_errors"] = nn.Parameter(errors)
 
     def _order_loss(self, scores: Tensor, targets: Targets) -> Tensor:
@@ -193,13 +196,13 @@ class RankingObjective:
             loss, choices = plackett_luce_loss(scores, ranks)
             return loss / choices.clamp(min=1)
         if config.loss == "rao_kupper":
-            eta = F.softplus(self.parameters["tie"]).to(scores.device)
+            eta = F.softplus(self.parameters["tie"])
             return rao_kupper_loss(scores, ranks, eta, unordered=unordered)[0]
         if config.loss == "davidson":
-            log_nu = self.parameters["tie"].to(scores.device)
+            log_nu = self.parameters["tie"]
             return davidson_loss(scores, ranks, log_nu, unordered=unordered)[0]
         if config.learn_annotator_errors:
-            errors = self.parameters["annotator_errors"].to(scores.device)
+            errors = self.parameters["annotator_errors"]
             return annotator_error_loss(scores, ranks, errors, targets.annotators)[0]
         margins = None
         if config.strength_margin > 0:

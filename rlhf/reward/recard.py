@@ -16,15 +16,20 @@ from rlhf.data.readers import read_demonstrations
 from rlhf.data.splits import split_by_prompt
 from rlhf.errors import CheckpointError, ConfigError, DataError
 from rlhf.ranks import Ranks
-from rlhf.records import Demonstration, Ranking
-from rlhf.reward.card import build_card
-from rlhf.reward.card_files import CARD_FILE, PAGE_FILE, complete_card, read_card, write_card
+from rlhf.records import Ranking
+from rlhf.reward.card_files import (
+    CARD_FILE,
+    PAGE_FILE,
+    SAMPLES,
+    finding_lines,
+    measure,
+    read_card,
+    write_card,
+)
 from rlhf.reward.ensemble import Ensemble
 from rlhf.reward.model import RewardModel
 from rlhf.reward.score import check_reward_runs, expand_ensembles, load_reward_models
 from rlhf.runs import Listener, read_run
-
-_SAMPLES = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,14 +142,20 @@ def rebuild_card(config: RewardCardConfig, *, listener: Listener | None = None) 
     demonstrations = [] if path is None else list(read_demonstrations(path))
     ranks = Ranks()
     models = load_reward_models(folders, dtype=config.dtype, device=ranks.device)
-    scorer = Ensemble(models) if len(models) > 1 else models[0]
+    scorer = Ensemble(models)
     _check_lengths(config.rankings, models[0], measured)
-    card = _card(scorer, models, run, rankings, measured, demonstrations)
+    card = measure(
+        scorer,
+        measured,
+        demonstrations=demonstrations,
+        rankings=rankings,
+        train_rankings=run.train_rankings,
+    )
     card |= _kept(run, trained_on=trained_on)
     if len(models) > 1:
         card |= {"members": len(models)}
     if ranks.is_main:
-        _write(output, card, [_sample_row(scorer, ranking) for ranking in measured[:_SAMPLES]])
+        _write(output, card, [scorer.sample_row(ranking) for ranking in measured[:SAMPLES]])
     accuracy = card["pair_accuracy"]
     return RewardCardResult(
         card=output / CARD_FILE,
@@ -155,34 +166,7 @@ def rebuild_card(config: RewardCardConfig, *, listener: Listener | None = None) 
         pair_accuracy_low=accuracy["low"],
         pair_accuracy_high=accuracy["high"],
         best_length_rule=card["best_length_rule"]["value"],
-        findings=tuple(f"{f['level']}: {f['text']}; {f['remedy']}" for f in card["findings"]),
-    )
-
-
-def _card(
-    scorer: RewardModel | Ensemble,
-    models: Sequence[RewardModel],
-    run: _Run,
-    rankings: Sequence[Ranking],
-    measured: Sequence[Ranking],
-    demonstrations: Sequence[Demonstration],
-) -> dict[str, Any]:
-    std = sum(float(model.head.std) for model in models) / len(models)
-    card = build_card(
-        scorer.score_texts,
-        models[0].count_tokens,
-        measured,
-        std=std,
-        demonstrations=demonstrations,
-        rankings_for_agreement=rankings,
-    )
-    return complete_card(
-        card,
-        mean=sum(float(model.head.mean) for model in models) / len(models),
-        std=std,
-        base_fingerprint=models[0].roles.base.fingerprint,
-        simulated=any(ranking.simulated for ranking in rankings),
-        train_rankings=run.train_rankings,
+        findings=finding_lines(card),
     )
 
 
@@ -190,17 +174,6 @@ def _kept(run: _Run, *, trained_on: bool) -> dict[str, Any]:
     """What the run's own card has and scoring can't tell."""
     names = ("learnt", "learning_curve") if trained_on else ("learnt",)
     return {name: run.card[name] for name in names if name in run.card}
-
-
-def _sample_row(scorer: RewardModel | Ensemble, ranking: Ranking) -> dict[str, Any]:
-    """A ranking beside the scores of its completions, for people to read."""
-    scores = scorer.score_texts([(ranking.prompt, text) for text in ranking.completions])
-    return {
-        "prompt": ranking.prompt.to_json(),
-        "completions": list(ranking.completions),
-        "ranks": list(ranking.effective_ranks),
-        "scores": [round(score, 4) for score in scores.tolist()],
-    }
 
 
 def _check_lengths(source: str, model: RewardModel, rankings: Sequence[Ranking]) -> None:

@@ -25,16 +25,21 @@ from rlhf.model.base import ADAPTER_FOLDER, load_base, resolve_base
 from rlhf.model.roles import Roles
 from rlhf.ranks import Ranks
 from rlhf.records import Demonstration, Ranking
-from rlhf.reward.card import Interval, build_card, pair_accuracy
-from rlhf.reward.card_files import CARD_FILE, PAGE_FILE, complete_card, write_card
+from rlhf.reward.card import Interval, pair_accuracy
+from rlhf.reward.card_files import (
+    CARD_FILE,
+    PAGE_FILE,
+    SAMPLES,
+    finding_lines,
+    measure,
+    write_card,
+)
 from rlhf.reward.curve import learning_curve
 from rlhf.reward.ensemble import DISAGREEMENT_FILE, Ensemble, bootstrap, member_folder
 from rlhf.reward.model import RewardModel
 from rlhf.reward.objective import RankingObjective, check_annotators
 from rlhf.reward.training import OnStep, encode, train
 from rlhf.runs import Listener, RunFolder
-
-_SAMPLES = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +181,7 @@ class RewardStage:
         if config.learning_curve:
             accuracy = pair_accuracy(fitted.model.score_texts, data.held_out)
             extra["learning_curve"] = learning_curve(data.train, trainer.accuracy_of, accuracy)
-        card = trainer.card(fitted.model, std=float(fitted.model.head.std)) | extra
+        card = trainer.card(fitted.model) | extra
         return _save_model(run, fitted, card, data, trainer.ranks)
 
     def _several(self, trainer: _Trainer, run: RunFolder) -> RewardResult:
@@ -192,18 +197,18 @@ class RewardStage:
                 member.record(base_fingerprint=trainer.roles.base.fingerprint)
                 role = "reward" if number == 1 else f"reward_{number}"
                 fitted = trainer.fit(role, sample, seed=seed, on_step=_logger(member, config))
-                card = trainer.card(fitted.model, std=float(fitted.model.head.std))
-                card |= {"learnt": fitted.learnt}
+                card = trainer.card(fitted.model) | {"learnt": fitted.learnt}
                 result = _save_model(member, fitted, card, data, ranks)
                 member.finish({name: getattr(result, name) for name in result.__dataclass_fields__})
             members.append(fitted.model)
             results.append(result)
-        ensemble = Ensemble(members)
-        std = sum(float(model.head.std) for model in members) / len(members)
-        card = trainer.card(ensemble, std=std) | {"members": len(members)}
+        card = trainer.card(*members) | {"members": len(members)}
         if ranks.is_main:
             tasks = load_tasks(config.rankings, data.rankings)
-            rows = (json.dumps(row, ensure_ascii=False) for row in ensemble.disagreements(tasks))
+            rows = (
+                json.dumps(row, ensure_ascii=False)
+                for row in Ensemble(members).disagreements(tasks)
+            )
             write_text(run.path / DISAGREEMENT_FILE, "".join(f"{row}\n" for row in rows))
             write_card(run.path, card, [])
         loss = sum(result.train_loss for result in results) / len(results)
@@ -232,8 +237,7 @@ class _Trainer:
         model = RewardModel(self.roles, self.chat, role=role)
         objective = RankingObjective(config, rankings)
         encoded = [encode(model, ranking, objective.weight(ranking)) for ranking in rankings]
-        report = on_step or (lambda _step, _total, _row: None)
-        losses = train(model, objective, encoded, config, self.ranks, report)
+        losses = train(model, objective, encoded, config, self.ranks, on_step)
         self._normalize(model, rankings)
         return Fitted(model, losses, objective.figures())
 
@@ -242,24 +246,15 @@ class _Trainer:
         fitted = self.fit(f"curve_{name}", rankings, seed=self.config.seed)
         return pair_accuracy(fitted.model.score_texts, self.data.held_out)
 
-    def card(self, scorer: RewardModel | Ensemble, *, std: float) -> dict[str, Any]:
-        """The card of one model or of several, with what speaks against it."""
-        models = scorer.models if isinstance(scorer, Ensemble) else (scorer,)
-        card = build_card(
-            scorer.score_texts,
-            models[0].count_tokens,
-            self.data.held_out,
-            std=std,
-            demonstrations=self.data.demonstrations,
-            rankings_for_agreement=self.data.rankings,
-        )
-        return complete_card(
-            card,
-            mean=sum(float(model.head.mean) for model in models) / len(models),
-            std=std,
-            base_fingerprint=self.roles.base.fingerprint,
-            simulated=self.data.simulated,
-            train_rankings=len(self.data.train),
+    def card(self, *models: RewardModel) -> dict[str, Any]:
+        """The card of one model or of several."""
+        data = self.data
+        return measure(
+            Ensemble(models),
+            data.held_out,
+            demonstrations=data.demonstrations,
+            rankings=data.rankings,
+            train_rankings=len(data.train),
         )
 
     def _check_lengths(self) -> None:
@@ -298,7 +293,8 @@ def _save_model(
     run: RunFolder, fitted: Fitted, card: dict[str, Any], data: RankedData, ranks: Ranks
 ) -> RewardResult:
     """Write a model's folder: adapter, card, page, samples."""
-    rows = [_sample_row(fitted.model, r) for r in (data.held_out or data.train)[:_SAMPLES]]
+    scorer = Ensemble([fitted.model])
+    rows = [scorer.sample_row(r) for r in (data.held_out or data.train)[:SAMPLES]]
     for row in rows:
         run.sample(row)
     if ranks.is_main:
@@ -325,19 +321,8 @@ def _result_of(
         best_length_rule=_nan(card["best_length_rule"]["value"]),
         train_loss=loss,
         steps=steps,
-        findings=tuple(f"{f['level']}: {f['text']}; {f['remedy']}" for f in card["findings"]),
+        findings=finding_lines(card),
     )
-
-
-def _sample_row(model: RewardModel, ranking: Ranking) -> dict[str, Any]:
-    """A ranking beside the scores of its completions, for people to read."""
-    scores = model.score_texts([(ranking.prompt, text) for text in ranking.completions])
-    return {
-        "prompt": ranking.prompt.to_json(),
-        "completions": list(ranking.completions),
-        "ranks": list(ranking.effective_ranks),
-        "scores": [round(score, 4) for score in scores.tolist()],
-    }
 
 
 def _logger(run: RunFolder, config: RewardConfig) -> OnStep:

@@ -58,7 +58,7 @@ def train(
     encoded: Sequence[EncodedRanking],
     config: RewardConfig,
     ranks: Ranks,
-    on_step: OnStep = lambda _step, _total, _figures: None,
+    on_step: OnStep | None = None,
 ) -> list[float]:
     """Train a reward role and its head.
 
@@ -68,7 +68,7 @@ def train(
         encoded: Rankings that the objective uses.
         config: Steps, rates and batch sizes.
         ranks: The processes; each takes its share of every batch.
-        on_step: Told of every step.
+        on_step: Told of every step, where given.
 
     Returns:
         The loss of each step, nats.
@@ -101,7 +101,8 @@ def train(
             "optimizer/learning_rate": config.learning_rate * factor,
             "optimizer/grad_norm": norms[0],
         }
-        on_step(step + 1, total, row | objective.figures())
+        if on_step is not None:
+            on_step(step + 1, total, row | objective.figures())
     return losses
 
 
