@@ -71,7 +71,7 @@ BEYOND = [
     ("step_too_large", run(last=1, kl__old_k3=0.11)),
     ("constant_reward", run(last=1, score__std=1e-7)),
     ("truncated", run(last=3, completion__truncated=0.31)),
-    ("value_not_learning", run(25, last=20, value__explained_variance=-0.11)),
+    ("value_not_learning", run(last=5, value__explained_variance=-0.01)),
     ("length_doubled", run(last=5, completion__length=41.0)),
     ("length_pays", run(last=5, score__length_correlation=0.61)),
     ("entropy_collapse", run(last=5, policy__entropy=0.39)),
@@ -137,7 +137,7 @@ SUSTAINED = {
     # Alarm: the first update it may speak at, figures far beyond its threshold.
     "negative_kl": (5, {"kl/reference": -99.0}),
     "truncated": (3, {"completion/truncated": 0.9}),
-    "value_not_learning": (21, {"value/explained_variance": -9.0}),
+    "value_not_learning": (11, {"value/explained_variance": -9.0}),
     "length_doubled": (8, {"completion/length": 999.0}),
     "length_pays": (8, {"score/length_correlation": 1.0}),
     "entropy_collapse": (8, {"policy/entropy": 0.01}),
