@@ -177,11 +177,10 @@ class RewardStage:
         """Train and save one model."""
         config, data = self.config, trainer.data
         fitted = trainer.fit("reward", data.train, seed=config.seed, on_step=_logger(run, config))
-        extra: dict[str, Any] = {"learnt": fitted.learnt}
+        card = trainer.card(fitted.model) | {"learnt": fitted.learnt}
         if config.learning_curve:
-            accuracy = pair_accuracy(fitted.model.score_texts, data.held_out)
-            extra["learning_curve"] = learning_curve(data.train, trainer.accuracy_of, accuracy)
-        card = trainer.card(fitted.model) | extra
+            accuracy = card["pair_accuracy"]
+            card["learning_curve"] = learning_curve(data.train, trainer.accuracy_of, accuracy)
         return _save_model(run, fitted, card, data, trainer.ranks)
 
     def _several(self, trainer: _Trainer, run: RunFolder) -> RewardResult:
