@@ -4,18 +4,30 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import random
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
+from itertools import combinations
 from typing import Any
 
 from rlhf.errors import DataError, StoreError
 from rlhf.records import MAX_CANDIDATES, Candidate, Prompt, Ranking
-from rlhf.store.contracts import ACTIONS, NewTask, Submission, SubmissionError
+from rlhf.store.contracts import (
+    ACTIONS,
+    UNCOUNTED,
+    Gold,
+    NewTask,
+    Submission,
+    SubmissionError,
+)
 
 MAX_COMMENT = 4_000
 MAX_NAME = 64
+MAX_OVERLAP = 100
+MAX_DRAFT = 32 * 1024
+"""Bytes of a draft as JSON."""
 MAX_TEXT = 200_000
 MAX_ACTIVE_MS = 7 * 24 * 3600 * 1000
 
@@ -64,6 +76,49 @@ def merge_candidates(candidates: Sequence[Candidate]) -> tuple[Candidate, ...]:
     return tuple(Candidate(text, " + ".join(wrote) or None) for text, wrote in models.items())
 
 
+def effective_ranks(ranks: Sequence[int | None], others_worse: bool) -> tuple[int | None, ...]:
+    """Put the unranked last, tied, where all others were called worse."""
+    last = max((rank for rank in ranks if rank is not None), default=0) + 1
+    return tuple(last if rank is None and others_worse else rank for rank in ranks)
+
+
+def pair_orders(ranks: Sequence[int | None]) -> dict[tuple[int, int], int]:
+    """Give, for each pair of ranked candidates, 1 (first better), -1 (second better) or 0 (tie)."""
+    ranked = [(place, rank) for place, rank in enumerate(ranks) if rank is not None]
+    return {
+        (one, other): (first < second) - (first > second)
+        for (one, first), (other, second) in combinations(ranked, 2)
+    }
+
+
+def gold_share(gold_ranks: Sequence[int | None], ranks: Sequence[int | None]) -> float | None:
+    """Give the share of the known answer's strict pairs that somebody ordered the same way.
+
+    A tie, or a pair of which one side is not ranked, counts half. None where the known answer
+    has no strict pair.
+    """
+    known = {pair: order for pair, order in pair_orders(gold_ranks).items() if order}
+    given = pair_orders(ranks)
+    agreement = [1 + order * given.get(pair, 0) for pair, order in known.items()]
+    return sum(agreement) / 2 / len(agreement) if agreement else None
+
+
+def check_gold(gold: Gold, pool: str) -> None:
+    """Refuse a known answer that can't be one; the number of ranks is the caller's to check.
+
+    Raises:
+        DataError: With what it must be.
+    """
+    if pool not in UNCOUNTED:
+        raise DataError(f"a known answer goes with pool 'gold' or 'training', not {pool!r}")
+    if any(rank is not None and type(rank) is not int for rank in gold.ranks):
+        raise DataError("the ranks of a known answer must be whole numbers or null")
+    if gold_share(gold.ranks, gold.ranks) is None:
+        raise DataError("a known answer must put at least one candidate above another")
+    if not is_text(gold.explanation) or len(gold.explanation) > MAX_COMMENT:
+        raise DataError(f"an explanation must be text of at most {MAX_COMMENT} characters")
+
+
 def task_sha256(prompt: Prompt, texts: Sequence[str]) -> str:
     """Identity of a task by content, whatever the order of its candidates."""
     content = json.dumps([prompt.sha256, sorted(texts)])
@@ -90,6 +145,10 @@ def check_task(task: NewTask, candidates: Sequence[Candidate]) -> None:
         raise DataError(f"overlap {task.overlap!r} must be a whole number from 1")
     if not _LABEL.fullmatch(task.pool) or len(task.pool) > 32:
         raise DataError(f"pool {task.pool!r} must be a short label such as 'normal'")
+    if type(task.priority) not in (int, float) or not math.isfinite(task.priority):
+        raise DataError(f"priority {task.priority!r} must be a number")
+    if task.gold is not None:
+        check_gold(task.gold, task.pool)
     check_json("meta", task.meta)
 
 
@@ -107,14 +166,19 @@ def check_submission(submission: Submission, n_candidates: int) -> None:
     Raises:
         SubmissionError: With the value seen and what it must be.
     """
-    if not _is_match(_REQUEST_ID, submission.request_id):
-        raise SubmissionError("request_id must be 8 to 64 letters, digits, '.', '_', ':' or '-'")
+    check_request_id(submission.request_id)
     if submission.action not in ACTIONS:
         raise SubmissionError(f"action {submission.action!r} is not one of {', '.join(ACTIONS)}")
     _check_ranks(submission, n_candidates)
     _check_strengths(submission)
     _check_flags(submission.flags, n_candidates)
     _check_rest(submission)
+
+
+def check_request_id(request_id: str) -> None:
+    """Refuse what no client of ours makes up."""
+    if not _is_match(_REQUEST_ID, request_id):
+        raise SubmissionError("request_id must be 8 to 64 letters, digits, '.', '_', ':' or '-'")
 
 
 def _check_ranks(submission: Submission, n_candidates: int) -> None:
@@ -149,15 +213,15 @@ def _check_flags(flags: tuple[tuple[str, ...], ...] | None, n_candidates: int) -
     if len(flags) != n_candidates:
         raise SubmissionError(f"flags for {len(flags)} of {n_candidates} candidates; give all")
     for raised in flags:
-        if len(raised) > 16 or not all(_is_match(_LABEL, flag) for flag in raised):
+        if len(raised) > 16 or not all(is_label(flag) for flag in raised):
             raise SubmissionError("a flag must be a short label such as 'off_topic'")
 
 
 def _check_rest(submission: Submission) -> None:
     comment, reason = submission.comment, submission.reason
-    if not _is_text(comment) or len(comment) > MAX_COMMENT:
+    if not is_text(comment) or len(comment) > MAX_COMMENT:
         raise SubmissionError(f"comment must be text of at most {MAX_COMMENT} characters")
-    if reason != "" and not _is_match(_LABEL, reason):
+    if reason != "" and not is_label(reason):
         raise SubmissionError("reason must be a short label such as 'too_long'")
     active = submission.active_ms
     if active is not None and (type(active) is not int or not 0 <= active <= MAX_ACTIVE_MS):
@@ -169,10 +233,17 @@ def _check_rest(submission: Submission) -> None:
             raise SubmissionError(f"{name} must be true or false")
 
 
+def is_label(value: object) -> bool:
+    """Say whether a value is a short label such as ``off_topic``."""
+    return _is_match(_LABEL, value)
+
+
+def is_text(value: object) -> bool:
+    """Say whether a value is text that every store can hold: no NUL, no lone surrogate."""
+    return isinstance(value, str) and not any(
+        letter == "\0" or "\ud800" <= letter <= "\udfff" for letter in value
+    )
+
+
 def _is_match(pattern: re.Pattern[str], value: object) -> bool:
     return isinstance(value, str) and pattern.fullmatch(value) is not None
-
-
-def _is_text(value: object) -> bool:
-    """Say whether a value is text without lone surrogates, which no file can hold."""
-    return isinstance(value, str) and not any("\ud800" <= letter <= "\udfff" for letter in value)

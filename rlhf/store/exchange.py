@@ -18,7 +18,15 @@ from rlhf.errors import DataError, RlhfError
 from rlhf.records import Candidate, Prompt, Ranking
 from rlhf.store.checks import check_submission, dense_ranks
 from rlhf.store.contracts import NewTask, Submission
-from rlhf.store.history import append, content_of, current_revision, find_request, is_same
+from rlhf.store.history import (
+    append,
+    close,
+    content_of,
+    current_revision,
+    find_request,
+    is_same,
+    newest_action,
+)
 from rlhf.store.queue import add_task, inserted_id
 from rlhf.store.schema import annotators, assignments, tasks
 
@@ -206,6 +214,7 @@ class Importer:
                 "submitted_ms": _submitted_ms(ranking, self.now_ms),
             },
         )
+        close(self.conn, assignment, newest_action(self.conn, assignment.id))
         self._close(task.id)
         self.added += 1
 

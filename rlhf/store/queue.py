@@ -1,20 +1,28 @@
-"""The queue: adding tasks, and giving each annotator the next one.
+"""The queue: tasks and annotators as they are added, and what is changed of tasks later.
 
 Functions here run inside a transaction of the caller.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
 
-from rlhf.errors import StoreError
+from rlhf.errors import DataError, StoreError
 from rlhf.records import Candidate, Prompt
-from rlhf.store.checks import annotator_key, check_task, merge_candidates, shuffled, task_sha256
-from rlhf.store.contracts import Assignment, NewTask, Standing, Task
-from rlhf.store.schema import annotators, assignments, tasks
+from rlhf.store.checks import (
+    annotator_key,
+    check_task,
+    dense_ranks,
+    merge_candidates,
+    task_sha256,
+)
+from rlhf.store.contracts import Gold, NewTask, SubmissionError, Task
+from rlhf.store.hashes import draw, lottery_of
+from rlhf.store.schema import accounts, annotators, tasks
 
 
 def inserted_id(conn: sa.Connection, statement: sa.Insert) -> int:
@@ -22,32 +30,82 @@ def inserted_id(conn: sa.Connection, statement: sa.Insert) -> int:
     return int(conn.execute(statement.returning(statement.table.c.id)).scalar_one())
 
 
-def add_task(conn: sa.Connection, task: NewTask, now_ms: int) -> tuple[int, bool]:
+def add_task(
+    conn: sa.Connection, task: NewTask, now_ms: int, random_share: float = 0.0
+) -> tuple[int, bool]:
     """Store a task unless it is known; give its id and whether it is new.
 
-    A known task takes over a larger overlap and is otherwise left alone.
+    A known task takes over a larger overlap, and in the pools ``gold`` and ``training`` a known
+    answer, and is otherwise left alone. ``random_share`` of ``normal`` tasks become ``random``.
     """
     candidates = merge_candidates(task.candidates)
     check_task(task, candidates)
-    sha256 = task_sha256(task.prompt, [candidate.text for candidate in candidates])
-    known = conn.execute(
-        sa.select(tasks.c.id, tasks.c.overlap).where(tasks.c.sha256 == sha256)
-    ).first()
+    texts = [candidate.text for candidate in candidates]
+    sha256 = task_sha256(task.prompt, texts)
+    gold = None if task.gold is None else _gold_by_text(task)
+    known = conn.execute(_KNOWN, {"sha256": sha256}).first()
     if known is not None:
-        if task.overlap > known.overlap:
-            conn.execute(tasks.update().where(tasks.c.id == known.id).values(overlap=task.overlap))
+        _update_known(conn, known, task, gold)
         return int(known.id), False
-    statement = tasks.insert().values(
-        sha256=sha256,
-        prompt=task.prompt.to_json(),
-        candidates=[{"text": c.text, "model": c.model} for c in candidates],
-        n_candidates=len(candidates),
-        overlap=task.overlap,
-        pool=task.pool,
-        meta=dict(task.meta),
-        created_ms=now_ms,
-    )
-    return inserted_id(conn, statement), True
+    new = {
+        "sha256": sha256,
+        "prompt": task.prompt.to_json(),
+        "candidates": [{"text": c.text, "model": c.model} for c in candidates],
+        "n_candidates": len(candidates),
+        "overlap": task.overlap,
+        "pool": pool_of(task, random_share),
+        "meta": dict(task.meta),
+        "created_ms": now_ms,
+        "priority": float(task.priority),
+        "gold": None if gold is None else _gold_json(task, gold, texts),
+        "lottery": lottery_of(sha256),
+    }
+    return int(conn.execute(_ADD, new).scalar_one()), True
+
+
+def pool_of(task: NewTask, random_share: float) -> str:
+    """Give the pool of a new task; all tasks of one prompt fall alike."""
+    # Not by the hash that splits held-out prompts off: the two choices must not depend.
+    if task.pool == "normal" and draw("random pool", task.prompt.sha256) < random_share:
+        return "random"
+    return task.pool
+
+
+def _gold_by_text(task: NewTask) -> dict[str, int | None]:
+    assert task.gold is not None
+    if len(task.gold.ranks) != len(task.candidates):
+        raise DataError(
+            f"a known answer of {len(task.gold.ranks)} ranks for {len(task.candidates)} candidates"
+        )
+    ranks: dict[str, int | None] = {}
+    for candidate, rank in zip(task.candidates, task.gold.ranks, strict=True):
+        if ranks.setdefault(candidate.text, rank) != rank:
+            raise DataError("a known answer ranks two candidates of the same text differently")
+    return ranks
+
+
+def _gold_json(
+    task: NewTask, ranks: Mapping[str, int | None], texts: Sequence[str]
+) -> dict[str, Any]:
+    assert task.gold is not None
+    dense = list(dense_ranks([ranks[text] for text in texts]))
+    return {"ranks": dense, "explanation": task.gold.explanation}
+
+
+def _update_known(
+    conn: sa.Connection, known: sa.Row[Any], task: NewTask, gold: Mapping[str, int | None] | None
+) -> None:
+    changed: dict[str, Any] = {}
+    if task.overlap > known.overlap:
+        changed["overlap"] = task.overlap
+    if gold is not None:
+        if known.pool != task.pool:
+            raise DataError(
+                f"a task of pool {known.pool!r} is there already; it can't become {task.pool!r}"
+            )
+        changed["gold"] = _gold_json(task, gold, [c["text"] for c in known.candidates])
+    if changed:
+        conn.execute(tasks.update().where(tasks.c.id == known.id).values(changed))
 
 
 def read_tasks(conn: sa.Connection) -> Iterator[Task]:
@@ -62,29 +120,57 @@ def read_tasks(conn: sa.Connection) -> Iterator[Task]:
             pool=row.pool,
             meta=row.meta,
             done=row.n_done,
+            priority=row.priority,
+            paused=row.paused,
+            gold=row.gold and Gold(tuple(row.gold["ranks"]), row.gold["explanation"]),
         )
 
 
+def pause_task(conn: sa.Connection, task_id: int, paused: bool) -> None:
+    """Pause a task or let it go on.
+
+    Raises:
+        SubmissionError: If there is no such task.
+    """
+    statement = tasks.update().where(tasks.c.id == task_id).values(paused=paused)
+    if conn.execute(statement).rowcount == 0:
+        raise SubmissionError(f"there is no task {task_id}")
+
+
+def set_priorities(conn: sa.Connection, priorities: Mapping[str, float]) -> int:
+    """Set the priority of all tasks of prompts; give how many tasks are of them."""
+    for prompt, priority in priorities.items():
+        if type(priority) not in (int, float) or not math.isfinite(priority):
+            raise StoreError(f"priority {priority!r} of prompt {prompt:.12} must be a number")
+    rows = conn.execute(sa.select(tasks.c.id, tasks.c.prompt)).all()
+    found = [(row.id, priorities.get(Prompt.parse(row.prompt).sha256)) for row in rows]
+    new = [{"task": task, "new": float(p)} for task, p in found if p is not None]
+    if new:
+        conn.execute(_SET_PRIORITY, new)
+    return len(new)
+
+
+def find_person(conn: sa.Connection, name: str) -> sa.Row[Any] | None:
+    """Find a person by name, whatever its case: ``id``, ``pseudonym`` and account ``state``."""
+    return conn.execute(_PERSON, {"key": annotator_key(name)}).first()
+
+
 def annotator_id(conn: sa.Connection, name: str) -> int | None:
-    """Find a person by name, whatever its case."""
-    key = annotator_key(name)
-    found = conn.scalar(sa.select(annotators.c.id).where(annotators.c.name_key == key))
-    return None if found is None else int(found)
+    """Find the number of a person by name."""
+    found = find_person(conn, name)
+    return None if found is None else int(found.id)
 
 
 def pseudonym(conn: sa.Connection, name: str) -> str | None:
     """Give the pseudonym of a person, None for an unknown one."""
-    key = annotator_key(name)
-    found = conn.scalar(sa.select(annotators.c.pseudonym).where(annotators.c.name_key == key))
-    return None if found is None else str(found)
+    found = find_person(conn, name)
+    return None if found is None else str(found.pseudonym)
 
 
 def add_annotator(conn: sa.Connection, name: str, pseudonym: str, now_ms: int) -> tuple[int, str]:
     """Register a person unless known; give the id and the pseudonym that stands."""
     key = annotator_key(name)
-    known = conn.execute(
-        sa.select(annotators.c.id, annotators.c.pseudonym).where(annotators.c.name_key == key)
-    ).first()
+    known = find_person(conn, name)
     if known is not None:
         return int(known.id), str(known.pseudonym)
     if conn.scalar(sa.select(annotators.c.id).where(annotators.c.pseudonym == pseudonym)):
@@ -95,126 +181,17 @@ def add_annotator(conn: sa.Connection, name: str, pseudonym: str, now_ms: int) -
     return inserted_id(conn, statement), pseudonym
 
 
-def claim(
-    conn: sa.Connection, annotator: int, pseudonym: str, now_ms: int, lease_ms: int
-) -> Assignment | None:
-    """Lease the next task to an annotator; a live lease is extended and given again."""
-    until = now_ms + lease_ms
-    mine = conn.execute(_live_lease(annotator, now_ms)).first()
-    if mine is None:
-        task = conn.execute(_next_task(annotator, now_ms)).first()
-        if task is None:
-            return None
-        assignment = _lease(conn, task, annotator, pseudonym, now_ms, until)
-    else:
-        assignment = int(mine.id)
-        until = max(until, int(mine.lease_until_ms))
-        _extend(conn, assignment, until)
-    return _read_assignment(conn, assignment)
+# -- statements, built once ------------------------------------------------------------------------
 
-
-def _live_lease(annotator: int, now_ms: int) -> sa.Select[Any]:
-    return (
-        sa.select(assignments.c.id, assignments.c.lease_until_ms)
-        .where(
-            assignments.c.annotator_id == annotator,
-            assignments.c.state == "leased",
-            assignments.c.lease_until_ms > now_ms,
-        )
-        .order_by(assignments.c.id)
-        .limit(1)
-    )
-
-
-def _next_task(annotator: int, now_ms: int) -> sa.Select[Any]:
-    """Select the task in which a place is free: neither ranked nor on somebody's screen."""
-    of_task = assignments.c.task_id == tasks.c.id
-    on_screens = (
-        sa.select(sa.func.count())
-        .where(
-            of_task,
-            assignments.c.state == "leased",
-            assignments.c.lease_until_ms > now_ms,
-            assignments.c.annotator_id != annotator,
-        )
-        .scalar_subquery()
-    )
-    finished_by_me = (
-        sa.select(assignments.c.id)
-        .where(of_task, assignments.c.annotator_id == annotator, assignments.c.state != "leased")
-        .exists()
-    )
-    return (
-        sa.select(tasks.c.id, tasks.c.sha256, tasks.c.n_candidates)
-        .where(
-            tasks.c.n_done < tasks.c.overlap,
-            tasks.c.n_done + on_screens < tasks.c.overlap,
-            ~finished_by_me,
-        )
-        .order_by(tasks.c.n_done.desc(), tasks.c.id)
-        .limit(1)
-    )
-
-
-def _lease(
-    conn: sa.Connection, task: sa.Row[Any], annotator: int, pseudonym: str, now_ms: int, until: int
-) -> int:
-    """Give a place in a task; who let it run out before gets the same order again."""
-    again = conn.scalar(
-        sa.select(assignments.c.id).where(
-            assignments.c.task_id == task.id, assignments.c.annotator_id == annotator
-        )
-    )
-    if again is not None:
-        _extend(conn, int(again), until)
-        return int(again)
-    statement = assignments.insert().values(
-        task_id=task.id,
-        annotator_id=annotator,
-        state="leased",
-        shown_order=list(shuffled(task.n_candidates, task.sha256, pseudonym)),
-        lease_until_ms=until,
-        created_ms=now_ms,
-    )
-    return inserted_id(conn, statement)
-
-
-def _extend(conn: sa.Connection, assignment: int, until: int) -> None:
-    conn.execute(
-        assignments.update().where(assignments.c.id == assignment).values(lease_until_ms=until)
-    )
-
-
-def _read_assignment(conn: sa.Connection, assignment: int) -> Assignment:
-    row = conn.execute(
-        sa.select(
-            assignments.c.id,
-            assignments.c.task_id,
-            assignments.c.shown_order,
-            assignments.c.lease_until_ms,
-            tasks.c.prompt,
-            tasks.c.candidates,
-        )
-        .join(tasks, tasks.c.id == assignments.c.task_id)
-        .where(assignments.c.id == assignment)
-    ).one()
-    return Assignment(
-        id=row.id,
-        task_id=row.task_id,
-        prompt=Prompt.parse(row.prompt),
-        completions=tuple(row.candidates[position]["text"] for position in row.shown_order),
-        lease_until=row.lease_until_ms / 1000,
-    )
-
-
-def standing(conn: sa.Connection, annotator: int | None) -> Standing:
-    """Count what one annotator may know; cheap enough for every page."""
-    ranked = (assignments.c.annotator_id == annotator) & (assignments.c.state == "done")
-    return Standing(
-        tasks=conn.scalar(sa.select(sa.func.count()).select_from(tasks)) or 0,
-        open=conn.scalar(
-            sa.select(sa.func.count()).select_from(tasks).where(tasks.c.n_done < tasks.c.overlap)
-        )
-        or 0,
-        mine=conn.scalar(sa.select(sa.func.count()).select_from(assignments).where(ranked)) or 0,
-    )
+_KNOWN: sa.Select[Any] = sa.select(
+    tasks.c.id, tasks.c.overlap, tasks.c.pool, tasks.c.candidates
+).where(tasks.c.sha256 == sa.bindparam("sha256"))
+_ADD = tasks.insert().returning(tasks.c.id)
+_SET_PRIORITY = (
+    tasks.update().where(tasks.c.id == sa.bindparam("task")).values(priority=sa.bindparam("new"))
+)
+_PERSON: sa.Select[Any] = (
+    sa.select(annotators.c.id, annotators.c.pseudonym, accounts.c.state)
+    .outerjoin(accounts, accounts.c.annotator_id == annotators.c.id)
+    .where(annotators.c.name_key == sa.bindparam("key"))
+)

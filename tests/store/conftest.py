@@ -1,6 +1,4 @@
-"""A store in a temporary folder with a clock that tests move."""
-
-import shutil
+"""A store with a clock that tests move; see ``tests/conftest.py`` for where it is."""
 
 import pytest
 
@@ -22,22 +20,8 @@ def clock():
 
 
 @pytest.fixture
-def path(tmp_path):
-    return tmp_path / "store.sqlite"
-
-
-@pytest.fixture(scope="session")
-def empty_store(tmp_path_factory):
-    """Made once: copying a file is faster than migrating one for every test."""
-    made = tmp_path_factory.mktemp("empty") / "store.sqlite"
-    RankingStore.open(made).close()
-    return made
-
-
-@pytest.fixture
-def store(path, clock, empty_store):
-    shutil.copy(empty_store, path)
-    with RankingStore.open(path, clock=clock) as opened:
+def store(empty_place, clock):
+    with RankingStore.open(empty_place, clock=clock) as opened:
         yield opened
 
 

@@ -1,4 +1,7 @@
-"""Opening: durability read back, migrations, and one line for what is not a store."""
+"""Opening a file: durability read back, migrations, and one line for what is not a store.
+
+What is of PostgreSQL alone is in ``test_postgres.py``.
+"""
 
 import sqlite3
 import subprocess
@@ -11,8 +14,9 @@ from alembic.migration import MigrationContext
 
 from rlhf.errors import StoreError
 from rlhf.store import RankingStore, Submission, engine
-from rlhf.store.engine import BUSY_TIMEOUT_MS, _configurator
+from rlhf.store.engine import BUSY_TIMEOUT_MS
 from rlhf.store.schema import metadata
+from rlhf.store.sqlite import _configurator
 
 
 def pragmas(connect, names):
@@ -20,7 +24,7 @@ def pragmas(connect, names):
         return {name: connection.exec_driver_sql(f"PRAGMA {name}").scalar_one() for name in names}
 
 
-def test_every_connection_is_durable(store):
+def test_every_connection_is_durable(store, path):
     """synchronous 2 is FULL: a commit is on disk when it returns."""
     wanted = {
         "journal_mode": "wal",
@@ -41,7 +45,7 @@ def test_a_setting_that_does_not_hold_is_refused():
 
 
 def test_readers_cannot_write(store):
-    with pytest.raises(StoreError, match="readonly"), store._database.read() as connection:
+    with pytest.raises(StoreError, match=r"read-?only"), store._database.read() as connection:
         connection.exec_driver_sql("DELETE FROM tasks")
 
 
@@ -62,7 +66,7 @@ def test_migrations_build_what_the_code_expects(store):
     with store._database.read() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True})
         assert compare_metadata(context, metadata) == []
-        assert context.get_current_revision() == "0001"
+        assert context.get_current_revision() == "0002"
         checks = [
             {check["name"] for check in sa.inspect(connection).get_check_constraints(name)}
             for name in metadata.tables
@@ -74,16 +78,16 @@ def test_migrations_build_what_the_code_expects(store):
     assert checks == wanted
 
 
-def test_reopening_finds_everything(path, new_task):
-    with RankingStore.open(f"sqlite:///{path}") as store:
+def test_reopening_finds_everything(place, new_task):
+    with RankingStore.open(place if "://" in place else f"sqlite:///{place}") as store:
         store.add_tasks([new_task(1)])
         store.submit(store.claim("ann").id, "ann", Submission("request-1", (1, 2, 3, 4)))
         before = store.fingerprint()
-    with RankingStore.open(path, create=False) as store:
+    with RankingStore.open(place, create=False) as store:
         assert store.fingerprint() == before
 
 
-def test_two_processes_share_a_store(path, store, new_task):
+def test_two_processes_share_a_store(place, store, new_task):
     store.add_tasks([new_task(1)])
     script = (
         "import sys; from rlhf.store import RankingStore, Submission\n"
@@ -92,18 +96,18 @@ def test_two_processes_share_a_store(path, store, new_task):
         "print([m for m in ('torch', 'gradio', 'datasets', 'numpy') if m in sys.modules])\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", script, str(path)], capture_output=True, text=True, check=True
+        [sys.executable, "-c", script, place], capture_output=True, text=True, check=True
     )
     assert done.stdout == "[]\n"
     assert store.progress().rankings == 1
 
 
-def test_a_newer_schema_is_refused(path):
-    RankingStore.open(path).close()
-    with sqlite3.connect(path) as raw:
-        raw.execute("UPDATE alembic_version SET version_num = '9999'")
-    with pytest.raises(StoreError, match=r"schema 9999, newer than 0001 .* upgrade rlhf"):
-        RankingStore.open(path)
+def test_a_newer_schema_is_refused(place, raw):
+    RankingStore.open(place).close()
+    with raw.begin() as connection:
+        connection.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
+    with pytest.raises(StoreError, match=r"schema 9999, newer than 0002 .* upgrade rlhf"):
+        RankingStore.open(place)
 
 
 def test_a_half_made_store_is_finished(path):
@@ -114,7 +118,7 @@ def test_a_half_made_store_is_finished(path):
         assert store.progress().tasks == 0
 
 
-def test_a_failed_migration_leaves_nothing(path, monkeypatch):
+def test_a_failed_migration_leaves_nothing(place, raw, monkeypatch):
     """The last trigger fails: the tables made before it must not stay."""
     real = engine.MigrationContext.stamp
 
@@ -123,11 +127,11 @@ def test_a_failed_migration_leaves_nothing(path, monkeypatch):
 
     monkeypatch.setattr(engine.MigrationContext, "stamp", stamp)
     with pytest.raises(RuntimeError, match="power cut"):
-        RankingStore.open(path)
-    with sqlite3.connect(path) as raw:
-        assert raw.execute("SELECT name FROM sqlite_master").fetchall() == []
+        RankingStore.open(place)
+    with raw.begin() as connection:
+        assert sa.inspect(connection).get_table_names() == []
     monkeypatch.setattr(engine.MigrationContext, "stamp", real)
-    RankingStore.open(path).close()
+    RankingStore.open(place).close()
 
 
 def test_what_is_not_a_store_is_refused_and_left_alone(tmp_path):
@@ -151,7 +155,7 @@ def test_what_is_not_a_store_is_refused_and_left_alone(tmp_path):
         ("none.sqlite", False, "no such store"),
         ("empty.sqlite", False, "is empty"),
         (".", True, "is a folder"),
-        ("postgresql://me:secret@host/db", True, "only SQLite"),
+        ("mysql://me:secret@host/db", True, "only SQLite and PostgreSQL"),
         ("sqlite://", True, "names no file"),
         (":memory:", True, "is not a file"),
         ("", True, "is not a file"),
@@ -167,7 +171,7 @@ def test_errors_are_one_line(tmp_path, monkeypatch, place, create, message):
     assert [p.name for p in tmp_path.iterdir()] == ["empty.sqlite"]
 
 
-def test_a_full_disk_is_told_and_stores_nothing(store, new_task):
+def test_a_full_disk_is_told_and_stores_nothing(store, path, new_task):
     with store._database.write() as connection:
         pages = connection.exec_driver_sql("PRAGMA page_count").scalar_one()
         connection.exec_driver_sql(f"PRAGMA max_page_count = {pages + 2}")

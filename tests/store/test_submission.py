@@ -1,8 +1,7 @@
 """Rankings: the right ranks on the right candidates, once, for ever."""
 
-import sqlite3
-
 import pytest
+import sqlalchemy as sa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import exc
@@ -83,7 +82,7 @@ def test_everything_that_was_said_comes_back(store, clock, held):
         Submission(
             "request-1",
             (1, 2, 3, 3),
-            comment="close \u200f call\x00",
+            comment="close \u200f call",
             flags=((), ("off_topic", "harmful"), (), ()),
             strengths=(3, 1),
             active_ms=61_500,
@@ -97,7 +96,7 @@ def test_everything_that_was_said_comes_back(store, clock, held):
         "off_topic",
         "harmful",
     )
-    assert ranking.meta["comment"] == "close \u200f call\x00"
+    assert ranking.meta["comment"] == "close \u200f call"
     assert ranking.meta["active_ms"] == 61_500
     assert ranking.meta["submitted_at"] == "2027-01-15T08:00:00.000Z"
     assert ranking.meta["models"] == [f"model-{n}" for n in range(4)]
@@ -139,7 +138,7 @@ def test_a_request_id_stands_for_one_ranking(store, held):
         store.submit(other.id, "bob", Submission("request-1", (1, 2, 3, 4)))
 
 
-def test_a_correction_is_a_revision_and_the_first_stays(store, path, held):
+def test_a_correction_is_a_revision_and_the_first_stays(store, raw, held):
     store.submit(held.id, "ann", Submission("request-1", (1, 2, 3, 4)))
     with pytest.raises(RevisionError, match="revision 1 of your ranking, not 0"):
         store.submit(held.id, "ann", Submission("request-2", (4, 3, 2, 1)))
@@ -148,8 +147,7 @@ def test_a_correction_is_a_revision_and_the_first_stays(store, path, held):
     (ranking,) = store.rankings()
     assert [by_text(ranking)[text] for text in held.completions] == [4, 3, 2, 1]
     assert store.progress().rankings == 1
-    with sqlite3.connect(path) as raw:
-        assert raw.execute("SELECT count(*) FROM rankings").fetchone() == (2,)
+    assert len(history(raw)) == 2
 
 
 def test_correcting_to_a_skip_opens_the_task_again(store, held):
@@ -182,6 +180,7 @@ IMPOSSIBLE = [
     (Submission("request-1", (1, 2, 3, 4), flags=(("A b",), (), (), ())), "a flag"),
     (Submission("request-1", (1, 2, 3, 4), comment="x" * 4001), "comment"),
     (Submission("request-1", (1, 2, 3, 4), comment="\ud800"), "comment"),
+    (Submission("request-1", (1, 2, 3, 4), comment="a\x00"), "comment"),
     (Submission("request-1", action="skip", reason="A long story"), "reason"),
     (Submission("request-1", (1, 2, 3, 4), active_ms=-1), "active_ms"),
     (Submission("request-1", (1, 2, 3, 4), active_ms=10**12), "active_ms"),
@@ -215,31 +214,34 @@ GOOD = {
     "revision": 1,
     "action": "rank",
     "ranks": "[1,2,2,null]",
-    "others_worse": 0,
+    "others_worse": False,
     "flags": None,
     "strengths": None,
     "reason": "",
     "comment": "",
-    "late": 0,
-    "simulated": 0,
+    "late": False,
+    "simulated": False,
     "submitted_ms": 1,
 }
 
 
-def insert(path, verb="INSERT", **changed):
+def insert(raw, verb="INSERT", **changed):
     row = {**GOOD, **changed}
-    statement = f"{verb} INTO rankings ({','.join(row)}) VALUES ({','.join('?' * len(row))})"
-    raw = sqlite3.connect(path)
-    raw.execute("PRAGMA foreign_keys = ON")
-    try:
-        with raw:
-            raw.execute(statement, tuple(row.values()))
-    finally:
-        raw.close()
+    values = ", ".join(f":{name}" for name in row)
+    with raw.begin() as connection:
+        connection.execute(
+            sa.text(f"{verb} INTO rankings ({', '.join(row)}) VALUES ({values})"), row
+        )
 
 
-def test_a_possible_row_enters_by_raw_sql(path, held):
-    insert(path, strengths="[2]", flags='[["a"],[],[],[]]')
+@pytest.fixture
+def refused(dialect):
+    """What the database raises; PostgreSQL also says that a value is not of the column's type."""
+    return exc.IntegrityError if dialect == "sqlite" else exc.DBAPIError
+
+
+def test_a_possible_row_enters_by_raw_sql(raw, held):
+    insert(raw, strengths="[2]", flags='[["a"],[],[],[]]')
 
 
 @pytest.mark.parametrize(
@@ -280,21 +282,39 @@ def test_a_possible_row_enters_by_raw_sql(path, held):
         {"active_ms": -1},
     ],
 )
-def test_impossible_rows_are_refused_by_the_database_itself(path, held, store, changed):
-    with pytest.raises(sqlite3.IntegrityError):
-        insert(path, **changed)
+def test_impossible_rows_are_refused_by_the_database_itself(raw, held, store, refused, changed):
+    with pytest.raises(refused):
+        insert(raw, **changed)
     assert list(store.rankings()) == []
 
 
-@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@pytest.mark.parametrize(
+    "order",
+    ["[0,1,2]", "[0,1,2,4]", "[0,1,1,3]", "[1,2,3,4]", '[0,1,2,"3"]', "[0,1,2,null]", "3", "{}"],
+)
+def test_an_impossible_shown_order_is_refused_by_the_database_itself(raw, held, store, order):
+    store.add_annotator("bob")
+    statement = sa.text(
+        "INSERT INTO assignments (task_id, annotator_id, state, shown_order, lease_until_ms, "
+        "created_ms) VALUES (1, 2, 'leased', :shown_order, 0, 0)"
+    )
+    with pytest.raises(exc.IntegrityError, match="order of all"), raw.begin() as connection:
+        connection.execute(statement, {"shown_order": order})
+    with raw.begin() as connection:
+        connection.execute(statement, {"shown_order": "[3,1,0,2]"})
+
+
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(
     ranks=st.lists(st.none() | st.integers(-1, 6), max_size=6),
     action=st.sampled_from(["rank", "all_bad", "cannot_judge", "skip"]),
     others_worse=st.booleans(),
 )
-def test_what_our_checks_pass_the_database_passes(store, held, ranks, action, others_worse):
+def test_what_our_checks_pass_the_database_passes(store, raw, held, ranks, action, others_worse):
     """The two guards agree: no submission gets past the first and fails at the second."""
-    revision = len(history(store))
+    revision = len(history(raw))
     request_id = f"request-{revision:06d}"
     submission = Submission(
         request_id, tuple(ranks), action, others_worse=others_worse, replaces=revision
@@ -307,12 +327,9 @@ def test_what_our_checks_pass_the_database_passes(store, held, ranks, action, ot
         pytest.fail(f"{submission} passed the checks but not the database: {error}")
 
 
-def history(store):
-    raw = sqlite3.connect(store.path)
-    try:
-        return raw.execute("SELECT id FROM rankings").fetchall()
-    finally:
-        raw.close()
+def history(raw):
+    with raw.begin() as connection:
+        return connection.exec_driver_sql("SELECT id FROM rankings").all()
 
 
 @pytest.mark.parametrize(
@@ -329,22 +346,19 @@ def history(store):
         "DELETE FROM annotators",
     ],
 )
-def test_history_cannot_be_changed(store, path, held, statement):
+def test_history_cannot_be_changed(store, raw, held, statement):
     store.submit(held.id, "ann", Submission("request-1", (1, 2, 3, 4)))
     before = store.fingerprint()
-    raw = sqlite3.connect(path)
-    raw.execute("PRAGMA foreign_keys = ON")
-    with pytest.raises(sqlite3.IntegrityError), raw:
-        raw.execute(statement)
-    raw.close()
+    with pytest.raises(exc.IntegrityError), raw.begin() as connection:
+        connection.exec_driver_sql(statement)
     assert store.fingerprint() == before
 
 
 @pytest.mark.parametrize("changed", [{"request_id": "request-1"}, {"id": 1}, {}])
-def test_replacing_is_no_way_around(store, path, held, changed):
+def test_replacing_is_no_way_around(store, path, raw, held, changed):
     store.submit(held.id, "ann", Submission("request-1", (1, 2, 3, 4)))
     before = store.fingerprint()
     for verb in ("INSERT OR REPLACE", "REPLACE"):
-        with pytest.raises(sqlite3.IntegrityError, match="append-only"):
-            insert(path, verb, **changed)
+        with pytest.raises(exc.IntegrityError, match="append-only"):
+            insert(raw, verb, **changed)
     assert store.fingerprint() == before

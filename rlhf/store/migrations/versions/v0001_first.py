@@ -3,6 +3,17 @@
 import sqlalchemy as sa
 from alembic import op
 
+from rlhf.store.migrations.dialects import (
+    Refusal,
+    boolean_check,
+    create_refusal,
+    guard,
+    is_postgresql,
+    refuse,
+    refuse_truncate,
+    where,
+)
+
 revision = "0001"
 down_revision = None
 branch_labels = None
@@ -15,8 +26,11 @@ def upgrade() -> None:
     """Create the tables and the triggers that guard them."""
     _create_queue()
     _create_rankings()
-    for statement in _TRIGGERS:
-        op.execute(sa.text(statement))
+    if is_postgresql():
+        _guard_postgresql()
+    else:
+        for statement in _SQLITE_TRIGGERS:
+            op.execute(sa.text(statement))
 
 
 def _create_queue() -> None:
@@ -48,7 +62,7 @@ def _create_queue() -> None:
         "tasks_open",
         "tasks",
         [sa.text("n_done DESC"), "id"],
-        sqlite_where=sa.text("n_done < overlap"),
+        **where("n_done < overlap"),
     )
     op.create_table(
         "assignments",
@@ -97,15 +111,15 @@ def _create_rankings() -> None:
             "action IN ('rank', 'all_bad', 'cannot_judge', 'skip')", name="rankings_action"
         ),
         sa.CheckConstraint("active_ms IS NULL OR active_ms >= 0", name="rankings_active_ms"),
-        sa.CheckConstraint("others_worse IN (0, 1)", name="rankings_others_worse"),
-        sa.CheckConstraint("late IN (0, 1)", name="rankings_late"),
-        sa.CheckConstraint("simulated IN (0, 1)", name="rankings_simulated"),
+        boolean_check("others_worse", "rankings_others_worse"),
+        boolean_check("late", "rankings_late"),
+        boolean_check("simulated", "rankings_simulated"),
         sa.CheckConstraint("length(request_id) BETWEEN 8 AND 64", name="rankings_request_id"),
     )
     op.create_index("rankings_of_assignment", "rankings", ["assignment_id", "revision"])
 
 
-_TRIGGERS = (
+_SQLITE_TRIGGERS = (
     # INSERT OR REPLACE deletes rows without firing DELETE triggers, hence the first SELECT.
     """
     CREATE TRIGGER rankings_possible BEFORE INSERT ON rankings BEGIN
@@ -182,4 +196,83 @@ _TRIGGERS = (
       SELECT RAISE(ABORT, 'what an annotator was shown never changes');
     END
     """,
+)
+
+
+def _guard_postgresql() -> None:
+    """Create what the triggers of SQLite are, and refuse TRUNCATE beside them."""
+    create_refusal()
+    guard("rankings_possible", "rankings", *_POSSIBLE_RANKING)
+    guard("assignments_possible", "assignments", _POSSIBLE_ORDER)
+    history = "rankings are append-only"
+    refuse("rankings_no_update", "rankings", "UPDATE", history)
+    refuse("rankings_no_delete", "rankings", "DELETE", history)
+    refuse_truncate("rankings", history)
+    refuse(
+        "tasks_content_stays",
+        "tasks",
+        "UPDATE OF sha256, prompt, candidates, n_candidates",
+        "the content of a task never changes",
+    )
+    refuse(
+        "assignments_order_stays",
+        "assignments",
+        "UPDATE OF task_id, annotator_id, shown_order",
+        "what an annotator was shown never changes",
+    )
+
+
+_RANKS = "json_array_elements_text(NEW.ranks) AS e(value)"
+_POSSIBLE_RANKING = tuple(
+    Refusal(message, postgresql=condition)
+    for message, condition in (
+        ("ranks must be a JSON array", "json_typeof(NEW.ranks) IS DISTINCT FROM 'array'"),
+        (
+            "ranks must hold one entry per candidate",
+            "json_array_length(NEW.ranks) IS DISTINCT FROM "
+            "(SELECT n_candidates FROM tasks WHERE tasks.id = NEW.task_id)",
+        ),
+        (
+            "a rank must be a whole number from 1 to K or null",
+            "EXISTS (SELECT 1 FROM json_array_elements(NEW.ranks) AS e(value) WHERE "
+            "e.value::text <> 'null' AND "
+            "e.value::text !~ format('^[1-%s]$', json_array_length(NEW.ranks)))",
+        ),
+        (
+            "ranks must be dense: 1, 2, 3 without gaps",
+            f"(SELECT coalesce(max(e.value::integer), 0) <> count(DISTINCT e.value) FROM {_RANKS})",
+        ),
+        (
+            "these ranks do not go with this action",
+            "(SELECT CASE NEW.action "
+            "WHEN 'rank' THEN NOT (count(e.value) >= 2 "
+            "OR (NEW.others_worse AND count(e.value) = 1)) "
+            "WHEN 'all_bad' THEN false "
+            f"ELSE count(e.value) > 0 END FROM {_RANKS})",
+        ),
+        (
+            "flags must hold one array per candidate",
+            "NEW.flags IS NOT NULL AND CASE WHEN json_typeof(NEW.flags) = 'array' THEN "
+            "json_array_length(NEW.flags) <> json_array_length(NEW.ranks) "
+            "OR EXISTS (SELECT 1 FROM json_array_elements(NEW.flags) AS e(value) "
+            "WHERE json_typeof(e.value) <> 'array') ELSE true END",
+        ),
+        (
+            "strengths must be 1, 2 or 3, one between each two tiers",
+            "NEW.strengths IS NOT NULL AND CASE WHEN json_typeof(NEW.strengths) = 'array' THEN "
+            "json_array_length(NEW.strengths) + 1 "
+            f"<> (SELECT coalesce(max(e.value::integer), 0) FROM {_RANKS}) "
+            "OR EXISTS (SELECT 1 FROM json_array_elements(NEW.strengths) AS e(value) "
+            "WHERE e.value::text !~ '^[1-3]$') ELSE true END",
+        ),
+    )
+)
+_POSSIBLE_ORDER = Refusal(
+    "shown_order must be an order of all candidates",
+    postgresql="NEW.shown_order IS NOT NULL AND CASE WHEN json_typeof(NEW.shown_order) = 'array' "
+    "THEN (SELECT json_array_length(NEW.shown_order) <> n OR n <> "
+    "(SELECT count(DISTINCT e.value::text) FROM json_array_elements(NEW.shown_order) AS e(value) "
+    "WHERE e.value::text ~ format('^[0-%s]$', n - 1)) "
+    "FROM (SELECT n_candidates AS n FROM tasks WHERE tasks.id = NEW.task_id) AS task) "
+    "ELSE true END",
 )
