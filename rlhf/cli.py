@@ -55,9 +55,13 @@ rlhf rankings: what goes into a ranking store, what comes out, and whether it is
 
   rlhf rankings import   rankings, HH-RLHF, OASST, TRL, Argilla or Label Studio into a store
   rlhf rankings export   rankings, or TRL preference rows, out of a store
+  rlhf rankings gold     tasks with a known answer, to train people or to measure them
+  rlhf rankings prioritise  what a reward model is least sure of comes first
   rlhf rankings report   what each person has ranked, what is open, how far people agree
   rlhf rankings verify   whether a store is whole; exit status 2 and a line for each fault
   rlhf rankings backup   a verified copy of a store, also while people rank
+  rlhf rankings restore  a new store from a backup, verified
+  rlhf rankings erase    a person's name and account, for good; what they ranked stays
 
 rlhf rankings COMMAND --help explains every option.
 """
@@ -310,9 +314,13 @@ _OTHERS = ("generate", "label", "rankings")
 RANKINGS: dict[str, tuple[type[Any], str, str]] = {
     "import": (configs.RankingsImportConfig, "importing", "import_rankings"),
     "export": (configs.RankingsExportConfig, "exporting", "export_rankings"),
+    "gold": (configs.RankingsGoldConfig, "gold", "add_gold"),
+    "prioritise": (configs.RankingsPrioritiseConfig, "priorities", "prioritise"),
     "report": (configs.RankingsReportConfig, "report", "report"),
     "verify": (configs.RankingsVerifyConfig, "upkeep", "verify"),
     "backup": (configs.RankingsBackupConfig, "upkeep", "backup"),
+    "restore": (configs.RankingsRestoreConfig, "upkeep", "restore"),
+    "erase": (configs.RankingsEraseConfig, "upkeep", "erase"),
 }
 """Of each subcommand of ``rlhf rankings`` its config, and the module and function that run it."""
 

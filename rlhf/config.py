@@ -654,6 +654,8 @@ class RankingsExportConfig:
     for each strict pair."""
     annotator: str | None = None
     """Take only the rankings of this person, by pseudonym or name."""
+    pool: str | None = None
+    """Take only the rankings of this pool; those of gold and training tasks come by name alone."""
     aggregate: Literal["none", "majority"] = "none"
     """majority: per task, the pairs that more people ordered one way than the other."""
     split: Literal["all", "train", "held_out"] = "all"
@@ -665,6 +667,7 @@ class RankingsExportConfig:
         for name in ("store", "output"):
             _require(bool(getattr(self, name)), name, "", "give a path")
         _require(self.annotator != "", "annotator", "", "give a name")
+        _require(self.pool != "", "pool", "", "give a label such as random")
         _fraction("eval_fraction", self.eval_fraction)
 
 
@@ -700,10 +703,73 @@ class RankingsBackupConfig:
     store: str
     """Ranking store (path or URL)."""
     output: str
-    """New file for the copy."""
+    """New file for the copy; it is an SQLite store, wherever the store itself lies."""
 
     def __post_init__(self) -> None:
         for name in ("store", "output"):
+            _require(bool(getattr(self, name)), name, "", "give a path")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RankingsRestoreConfig:
+    """Make a new ranking store from a backup; it is verified against the backup."""
+
+    backup: str
+    """File that rlhf rankings backup wrote; it is left as it is."""
+    store: str
+    """New store: a file that is not there yet, or the URL of an empty PostgreSQL database."""
+
+    def __post_init__(self) -> None:
+        for name in ("backup", "store"):
+            _require(bool(getattr(self, name)), name, "", "give a path")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RankingsEraseConfig:
+    """Erase a person's name, account and drafts; rankings stay under the pseudonym."""
+
+    store: str
+    """Ranking store (path or URL)."""
+    annotator: str
+    """Name of the person. Backups and exports made before are not changed."""
+
+    def __post_init__(self) -> None:
+        _require(bool(self.store), "store", "", "give a path")
+        _require(bool(self.annotator), "annotator", "", "give a name")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RankingsGoldConfig:
+    """Add tasks whose right order is known, to train people or to measure them by."""
+
+    store: str
+    """Ranking store (path or URL); made when missing."""
+    data: str
+    """JSONL rows as of rlhf rankings export, whose ranks are the right answer;
+    meta.explanation, Markdown, tells why."""
+    pool: Literal["gold", "training"] = "gold"
+    """gold: among other tasks and looking like them, to measure people; training: before anything
+    else, with the answer and the explanation shown afterwards."""
+
+    def __post_init__(self) -> None:
+        for name in ("store", "data"):
+            _require(bool(getattr(self, name)), name, "", "give a path")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RankingsPrioritiseConfig:
+    """Have people rank first what a reward model is least sure of."""
+
+    store: str
+    """Ranking store (path or URL)."""
+    disagreement: str
+    """disagreement.jsonl of a reward run."""
+    by: Literal["disagreement", "entropy"] = "disagreement"
+    """disagreement: how far the models of an ensemble are apart; entropy: how near the completions'
+    scores are to each other, which one model can tell too."""
+
+    def __post_init__(self) -> None:
+        for name in ("store", "disagreement"):
             _require(bool(getattr(self, name)), name, "", "give a path")
 
 

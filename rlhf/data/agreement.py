@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import random
 from collections import Counter, defaultdict
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -51,19 +51,30 @@ def measure_agreement(
     for ranking in rankings:
         if ranking.action == "rank":
             texts = ranking.completions
-            votes = dict(zip(texts, _places(ranking), strict=True))
+            votes = dict(zip(texts, places(ranking.ranks, ranking.others_worse), strict=True))
             tasks[ranking.prompt, frozenset(texts)].append(votes)
-    sums: dict[Prompt, list[float]] = defaultdict(lambda: [0.0] * 7)
-    for (prompt, shown), votes_of in tasks.items():
-        order = sorted(shown)
-        rows = [[votes[text] for text in order] for votes in votes_of]
-        for place, value in enumerate(_sums_of_task(rows)):
-            sums[prompt][place] += value
+    rows = [
+        (prompt, [[votes[text] for text in sorted(shown)] for votes in votes_of])
+        for (prompt, shown), votes_of in tasks.items()
+    ]
+    return agreement_of(rows, resamples=resamples, seed=seed)
+
+
+def agreement_of(
+    tasks: Iterable[tuple[Hashable, Sequence[Ranks]]], *, resamples: int, seed: int
+) -> Agreement:
+    """Measure agreement over tasks: of each its prompt and the ``places`` that each person gave.
+
+    Prompts are what is resampled; they may be given by anything that tells them apart.
+    """
+    sums: dict[Hashable, list[float]] = defaultdict(lambda: [0.0] * 7)
+    for prompt, rows in tasks:
+        if len(rows) > 1:
+            for place, value in enumerate(_sums_of_task(rows)):
+                sums[prompt][place] += value
     clusters = [tuple(value) for value in sums.values() if value[1] + value[2]]
-    return Agreement(
-        len(clusters),
-        *(bootstrap(clusters, figure, resamples, seed) for figure in (_alpha, _strict, _tau)),
-    )
+    figures = bootstrap_all(clusters, (_alpha, _strict, _tau), resamples, seed)
+    return Agreement(len(clusters), *figures)
 
 
 def krippendorff_alpha(units: Iterable[Sequence[Hashable]]) -> float:
@@ -96,21 +107,58 @@ def kendall_tau_b(one: Ranks, other: Ranks) -> float:
 def bootstrap(
     clusters: Sequence[Sums], figure: Callable[[Sums], float], resamples: int, seed: int
 ) -> Figure:
-    """Give a figure of summed clusters with a percentile interval from resampled clusters.
+    """Give one figure of summed clusters; see ``bootstrap_all``."""
+    return bootstrap_all(clusters, (figure,), resamples, seed)[0]
+
+
+def bootstrap_all(
+    clusters: Sequence[Sums],
+    figures: Sequence[Callable[[Sums], float]],
+    resamples: int,
+    seed: int,
+) -> list[Figure]:
+    """Give figures of summed clusters with percentile intervals from resampled clusters.
 
     The interval is infinite for a single cluster; resamples that give NaN are left out.
 
     Source: Efron and Tibshirani 1993, "An introduction to the bootstrap", chapter 13.
     """
-    value = figure(_total(clusters))
+    total = _total(clusters)
+    values = [figure(total) for figure in figures]
+    drawn: list[Sums] = []
+    if len(clusters) > 1 and not all(map(math.isnan, values)):
+        rng = random.Random(seed)
+        drawn = [_total(rng.choices(clusters, k=len(clusters))) for _ in range(resamples)]
+    return [
+        _with_interval(value, [figure(sums) for sums in drawn])
+        for value, figure in zip(values, figures, strict=True)
+    ]
+
+
+def _with_interval(value: float, drawn: Iterable[float]) -> Figure:
     if math.isnan(value):
         return Figure(value, value, value)
-    if len(clusters) < 2:
-        return Figure(value, -math.inf, math.inf)
-    rng = random.Random(seed)
-    drawn = (figure(_total(rng.choices(clusters, k=len(clusters)))) for _ in range(resamples))
     found = sorted(number for number in drawn if not math.isnan(number))
+    if not found:
+        return Figure(value, -math.inf, math.inf)
     return Figure(value, _quantile(found, 0.025), _quantile(found, 0.975))
+
+
+def places(ranks: Ranks, others_worse: bool) -> Ranks:
+    """Give ranks in which the unranked share a last place of their own if they were called worse.
+
+    Two candidates there are not compared with each other.
+    """
+    if not others_worse:
+        return ranks
+    return tuple(_LAST if rank is None else rank for rank in ranks)
+
+
+def order_of(one: int | None, other: int | None) -> int | None:
+    """Compare two ``places``: -1 for the first better, 1 for the second, None if not compared."""
+    if one is None or other is None or one == other == _LAST:
+        return None
+    return _sign(one - other)
 
 
 # -- sums over a prompt ---------------------------------------------------------------------------
@@ -130,7 +178,7 @@ def _sums_of_task(rows: Sequence[Ranks]) -> Iterator[float]:
     yield from sums
 
 
-def _sums_of_pair(votes: Counter[int]) -> Sums:
+def _sums_of_pair(votes: Mapping[int | None, int]) -> Sums:
     """Sum up the votes on two candidates, for alpha in both orientations.
 
     Otherwise alpha would depend on which of the two is called the first.
@@ -145,14 +193,9 @@ def _sums_of_pair(votes: Counter[int]) -> Sums:
     return (*alpha, _agreeing((first, second)) / 2.0, strict / 2.0)
 
 
-def _votes(rows: Sequence[Ranks], i: int, j: int) -> Counter[int]:
+def _votes(rows: Sequence[Ranks], i: int, j: int) -> Counter[int | None]:
     """Count who put candidate i above j (-1), below (1) or beside it (0)."""
-    votes: Counter[int] = Counter()
-    for row in rows:
-        one, other = row[i], row[j]
-        if one is not None and other is not None and (one, other) != (_LAST, _LAST):
-            votes[_sign(one - other)] += 1
-    return votes
+    return Counter(order_of(row[i], row[j]) for row in rows)
 
 
 def _agreeing(counts: Iterable[int]) -> float:
@@ -187,12 +230,6 @@ def _nominal_alpha(agreeing: float, counts: Sequence[float]) -> float:
 
 _LAST = 10**6
 """Place of the candidates that were called worse than all ranked ones, not compared themselves."""
-
-
-def _places(ranking: Ranking) -> Ranks:
-    if not ranking.others_worse:
-        return ranking.ranks
-    return tuple(_LAST if rank is None else rank for rank in ranking.ranks)
 
 
 def _sign(difference: int) -> int:

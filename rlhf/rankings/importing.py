@@ -16,7 +16,7 @@ from rlhf.rankings.formats import READERS, detect, read_items
 from rlhf.records import Candidate, Ranking
 from rlhf.store import ImportedRankings, NewTask, RankingStore
 from rlhf.store.checks import annotator_key, check_task, merge_candidates, task_sha256
-from rlhf.store.engine import sqlite_path
+from rlhf.store.places import find_place
 
 Figures = dict[str, float | str]
 
@@ -86,8 +86,8 @@ def _different(rankings: Iterable[Ranking]) -> Iterator[Ranking]:
 
 def _store(store: str, path: Path, rankings: list[Ranking] | None) -> ImportedRankings:
     """Put rankings, or those of our own file, into a store; a new store is made whole or not."""
-    file = sqlite_path(store)
-    new = not file.exists()
+    file = find_place(store)
+    new = isinstance(file, Path) and not file.exists()
     try:
         with RankingStore.open(store) as opened:
             if rankings is not None:

@@ -8,7 +8,13 @@ import pytest
 from rlhf.cli import main
 from rlhf.config import RankingsExportConfig
 from rlhf.errors import DataError, StoreError
-from rlhf.rankings.exporting import export_rankings, majority_pairs
+from rlhf.rankings.exporting import (
+    NothingToExport,
+    export_rankings,
+    export_rows,
+    majority_pairs,
+    read_export,
+)
 from rlhf.records import Prompt, Ranking
 from rlhf.store import RankingStore
 
@@ -117,3 +123,70 @@ def test_the_store_itself_and_folders_are_no_output(people_store, tmp_path, caps
     none = str(tmp_path / "none.sqlite")
     assert main(["rankings", "export", "--store", none, "--output", missing]) == 2
     assert "no such store" in capsys.readouterr().err
+
+
+def review(store, prompt, **decision):
+    task = next(task for task in store.tasks() if task.prompt.text == prompt)
+    store.add_annotator("Rita")
+    store.reviews.add("Rita", task.id, request_id=f"review {prompt}".replace(" ", "-"), **decision)
+    return task
+
+
+def test_a_reviewer_decides_over_the_majority(people_store, tmp_path):
+    with RankingStore.open(people_store) as store:
+        # People say a > b by 2 to 1, a > c and b > c; the reviewer says c > a = b.
+        review(store, "one", verdict="override", ranks=(2, 2, 1))
+        # "two" is 1 to 1: the reviewer accepts bob's b > a.
+        [two] = [task for task in store.tasks() if task.prompt.text == "two"]
+        bobs = store.reviews.open_task(two.id).rankings[1]
+        review(store, "two", verdict="accept", ranking_id=bobs.ranking_id)
+        review(store, "three", verdict="send_back")
+    _, rows = export(people_store, tmp_path, format="trl", aggregate="majority")
+    assert pairs(rows) == [("one", "c", "a"), ("one", "c", "b"), ("two", "b", "a")]
+    _, rows = export(people_store, tmp_path, aggregate="majority")
+    told = sorted(
+        (row["completions"], row["meta"]["votes"], row["meta"]["verdict"]) for row in rows
+    )
+    assert told == [
+        (["b", "a"], [1, 1], "accept"),
+        (["c", "a"], [0, 2], "override"),
+        (["c", "b"], [0, 1], "override"),
+    ]
+    # What people said stays what they said, and so does what one person said.
+    _, rows = export(people_store, tmp_path)
+    assert len(rows) == 7
+    _, rows = export(people_store, tmp_path, aggregate="majority", annotator="ann", format="trl")
+    assert pairs(rows) == [("one", "a", "b"), ("one", "a", "c"), ("two", "a", "b")]
+
+
+def test_gold_and_training_come_by_name_alone(people_store, tmp_path):
+    with RankingStore.open(people_store) as store:
+        store.import_rankings(
+            Ranking(Prompt.parse(pool), ("a", "b"), (1, 2), "ann", meta={"pool": pool})
+            for pool in ("gold", "training", "batch")
+        )
+    figures, _ = export(people_store, tmp_path)
+    assert figures["rows"] == 8
+    for pool in ("gold", "training", "batch"):
+        _, rows = export(people_store, tmp_path, pool=pool)
+        assert [row["prompt"] for row in rows] == [pool]
+    with pytest.raises(NothingToExport):
+        export(people_store, tmp_path, pool="none")
+
+
+@pytest.mark.parametrize("aggregate", ["none", "majority"])
+@pytest.mark.parametrize("kind", ["rankings", "trl"])
+def test_a_server_reads_the_bytes_that_the_command_writes(kind, aggregate, people_store, tmp_path):
+    path = tmp_path / "out.jsonl"
+    config = RankingsExportConfig(
+        store=str(people_store), output=str(path), format=kind, aggregate=aggregate
+    )
+    figures = export_rankings(config)
+    with RankingStore.open(people_store) as store:
+        found = read_export(store, config)
+        rows = [*export_rows(store, config)]
+    assert found.content == path.read_bytes()
+    assert (found.rows, found.sha256) == (figures["rows"], figures["sha256"])
+    assert rows == [json.loads(line) for line in found.content.splitlines()]
+    # ann: 2 pairs and a tie in "one", 1 in "two"; bob: 3 and 1; eve: 1.
+    assert (found.pairs, found.ties, found.simulated) == (8, 1, 1)

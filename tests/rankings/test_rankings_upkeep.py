@@ -8,7 +8,8 @@ import pytest
 from rlhf.cli import main
 from rlhf.config import RankingsBackupConfig
 from rlhf.errors import StoreError
-from rlhf.rankings.upkeep import backup, verify_file
+from rlhf.rankings.files import verify_file
+from rlhf.rankings.upkeep import backup
 from rlhf.store import RankingStore
 
 
@@ -90,9 +91,10 @@ def test_a_changed_text_and_a_changed_ranking_are_found(people_store):
     rewritten(people_store, "tasks_content_stays", statement)
     statement = "UPDATE rankings SET ranks = '[1, 9, 2]' WHERE id = 1"
     rewritten(people_store, "rankings_no_update", statement)
-    first, second = verify_file(people_store).faults
+    first, second, third = verify_file(people_store).faults
     assert "task 2: its texts are not those of its sha256" in first
     assert "ranking 1: does not parse (rank 9 is not a whole number" in second
+    assert "ranking 1: it was changed, or one before it was removed or changed" in third
 
 
 def test_damaged_pages_are_found(people_store, capsys):
