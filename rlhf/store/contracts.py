@@ -10,6 +10,7 @@ from rlhf.errors import StoreError
 from rlhf.records import Candidate, Prompt
 
 ACTIONS = ("rank", "all_bad", "cannot_judge", "skip")
+TASK_STATES = ("open", "done", "paused")
 UNCOUNTED = ("gold", "training")
 """Pools that everyone gets once; their rankings tell of people, not of answers."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 from collections import Counter
@@ -152,7 +153,8 @@ class Importer:
     """Puts rankings made elsewhere into a store, inside one transaction of the caller.
 
     Their tasks count as done, so nobody is asked again. A ranking without an annotator is
-    given an ``unknown`` one of its own per task; one without an id gets it from its content.
+    given an ``unknown`` one of its own per task, one that no earlier import has used; one without
+    an id gets it from its content.
     """
 
     conn: sa.Connection
@@ -161,7 +163,7 @@ class Importer:
     known: int = 0
 
     def __post_init__(self) -> None:
-        self._anonymous: Counter[tuple[int, str]] = Counter()
+        self._equal: Counter[tuple[int, str]] = Counter()
 
     def add(self, place: str, ranking: Ranking) -> None:
         """Append one ranking; ``place`` stands in front of errors."""
@@ -172,7 +174,6 @@ class Importer:
 
     def _add(self, ranking: Ranking) -> None:
         task = self._task(ranking)
-        name = ranking.annotator or self._unknown(task.id, "unknown")
         request_id = ranking.id or self._content_id(ranking, task.id)
         # ``order[i]`` is the candidate at place i of the row, as if the row had been shown.
         texts = [candidate["text"] for candidate in task.candidates]
@@ -191,8 +192,11 @@ class Importer:
         )
         check_submission(submission, len(texts))
         content = content_of(submission, order)
-        annotator = self._annotator(name)
         stored = find_request(self.conn, request_id)
+        if ranking.annotator is not None:
+            annotator = self._annotator(ranking.annotator)
+        else:
+            annotator = self._nobody(task.id) if stored is None else stored.annotator_id
         if stored is not None:
             if (stored.task_id, stored.annotator_id) != (task.id, annotator) or not is_same(
                 stored, content
@@ -231,15 +235,19 @@ class Importer:
         task_id, _ = add_task(self.conn, task, self.now_ms)
         return self.conn.execute(sa.select(tasks).where(tasks.c.id == task_id)).one()
 
-    def _unknown(self, task_id: int, kind: str) -> str:
-        """Number nameless things of a task by appearance: the same file gives the same names."""
-        self._anonymous[task_id, kind] += 1
-        return f"{kind}-{self._anonymous[task_id, kind]}"
+    def _nobody(self, task_id: int) -> int:
+        """Give the first ``unknown`` annotator who has not ranked a task."""
+        ranked = sa.select(assignments.c.annotator_id).where(assignments.c.task_id == task_id)
+        taken = set(self.conn.scalars(ranked))
+        unknown = (self._annotator(f"unknown-{number}") for number in itertools.count(1))
+        return next(annotator for annotator in unknown if annotator not in taken)
 
     def _content_id(self, ranking: Ranking, task_id: int) -> str:
+        """Name a ranking by what it says; equal ones of a task are numbered as they appear."""
         content = json.dumps(to_row(ranking), sort_keys=True)
         digest = hashlib.sha256(content.encode()).hexdigest()[:32]
-        return f"content:{self._unknown(task_id, digest)}"
+        self._equal[task_id, digest] += 1
+        return f"content:{digest}-{self._equal[task_id, digest]}"
 
     def _annotator(self, pseudonym: str) -> int:
         if not pseudonym.isprintable() or not 1 <= len(pseudonym) <= 64:

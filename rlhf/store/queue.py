@@ -111,19 +111,31 @@ def _update_known(
 def read_tasks(conn: sa.Connection) -> Iterator[Task]:
     """Yield every task, oldest first."""
     for row in conn.execute(sa.select(tasks).order_by(tasks.c.id)):
-        yield Task(
-            id=row.id,
-            sha256=row.sha256,
-            prompt=Prompt.parse(row.prompt),
-            candidates=tuple(Candidate(c["text"], c["model"]) for c in row.candidates),
-            overlap=row.overlap,
-            pool=row.pool,
-            meta=row.meta,
-            done=row.n_done,
-            priority=row.priority,
-            paused=row.paused,
-            gold=row.gold and Gold(tuple(row.gold["ranks"]), row.gold["explanation"]),
-        )
+        yield _to_task(row)
+
+
+def newest_tasks(conn: sa.Connection, state: str, before: int | None, limit: int) -> list[Task]:
+    """Give the newest tasks in a state (``TASK_STATES``), those before a task's id."""
+    query = sa.select(tasks).where(_IN_STATE[state]).order_by(tasks.c.id.desc()).limit(limit)
+    if before is not None:
+        query = query.where(tasks.c.id < before)
+    return [_to_task(row) for row in conn.execute(query)]
+
+
+def _to_task(row: sa.Row[Any]) -> Task:
+    return Task(
+        id=row.id,
+        sha256=row.sha256,
+        prompt=Prompt.parse(row.prompt),
+        candidates=tuple(Candidate(c["text"], c["model"]) for c in row.candidates),
+        overlap=row.overlap,
+        pool=row.pool,
+        meta=row.meta,
+        done=row.n_done,
+        priority=row.priority,
+        paused=row.paused,
+        gold=row.gold and Gold(tuple(row.gold["ranks"]), row.gold["explanation"]),
+    )
 
 
 def pause_task(conn: sa.Connection, task_id: int, paused: bool) -> None:
@@ -182,6 +194,13 @@ def add_annotator(conn: sa.Connection, name: str, pseudonym: str, now_ms: int) -
 
 
 # -- statements, built once ------------------------------------------------------------------------
+
+_DONE = tasks.c.n_done >= tasks.c.overlap
+_IN_STATE = {
+    "open": ~tasks.c.paused & ~_DONE,
+    "done": ~tasks.c.paused & _DONE,
+    "paused": tasks.c.paused,
+}
 
 _KNOWN: sa.Select[Any] = sa.select(
     tasks.c.id, tasks.c.overlap, tasks.c.pool, tasks.c.candidates

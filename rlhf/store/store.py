@@ -21,6 +21,7 @@ from rlhf.records import Candidate, Prompt, Ranking
 from rlhf.store import claims, drafts, exchange, history, mine, queue
 from rlhf.store.checks import annotator_key, merge_candidates
 from rlhf.store.contracts import (
+    TASK_STATES,
     AddedTasks,
     Assignment,
     ImportedRankings,
@@ -308,6 +309,21 @@ class RankingStore:
         """Yield every task, oldest first."""
         with self._database.read() as conn:
             yield from queue.read_tasks(conn)
+
+    def newest_tasks(
+        self, state: str, *, before: int | None = None, limit: int = 50
+    ) -> tuple[Task, ...]:
+        """Give the newest tasks that are ``open``, ``done`` or ``paused``.
+
+        Args:
+            state: Which tasks.
+            before: Gives those older than the task of this id.
+            limit: Gives at most so many.
+        """
+        if state not in TASK_STATES:
+            raise StoreError(f"state {state!r} is not one of {', '.join(TASK_STATES)}")
+        with self._database.read() as conn:
+            return tuple(queue.newest_tasks(conn, state, before, limit))
 
     def progress(self) -> Progress:
         """Count tasks and current rankings."""

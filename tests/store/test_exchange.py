@@ -200,3 +200,16 @@ def test_a_reader_sees_one_moment(filled):
     filled.submit(held.id, "cy", Submission("request-9", action="all_bad"))
     assert len(list(reading)) == 3
     assert len(list(filled.rankings())) == 5
+
+
+def test_nameless_rankings_of_two_files_replace_nothing(store, tmp_path):
+    """Each is somebody's own, though both files number from the start."""
+    for name, ranks in (("one", [1, 2]), ("two", [2, 1])):
+        row = {"prompt": "p", "completions": ["x", "y"], "ranks": ranks}
+        (tmp_path / name).write_text(json.dumps(row))
+        assert store.import_jsonl(tmp_path / name).added == 1
+    assert {ranking.annotator: ranking.ranks for ranking in store.rankings()} == {
+        "unknown-1": (1, 2),
+        "unknown-2": (2, 1),
+    }
+    assert store.import_jsonl(tmp_path / "one").known == 1

@@ -2,9 +2,9 @@
 
 import pytest
 
-from rlhf.errors import DataError
+from rlhf.errors import DataError, StoreError
 from rlhf.records import Candidate, Prompt
-from rlhf.store import NewTask
+from rlhf.store import NewTask, Submission
 
 
 def candidates(*texts):
@@ -75,3 +75,19 @@ def test_one_bad_task_stores_none_and_is_named(store, new_task):
     with pytest.raises(DataError, match="task 2: overlap"):
         store.add_tasks([new_task(1), new_task(2, overlap=-1)])
     assert store.progress().tasks == 0
+
+
+def test_the_newest_tasks_in_a_state_come_page_by_page(store, new_task):
+    ids = store.add_tasks([new_task(number, k=2) for number in range(5)]).ids
+    store.pause_task(ids[1], True)
+    held = store.claim("ann")
+    store.submit(held.id, "ann", Submission("request-1", (1, 2)))
+    still_open = [i for i in reversed(ids) if i not in (ids[1], held.task_id)]
+    first = store.newest_tasks("open", limit=2)
+    assert [task.id for task in first] == still_open[:2]
+    rest = store.newest_tasks("open", before=first[-1].id)
+    assert [task.id for task in rest] == still_open[2:]
+    assert [task.id for task in store.newest_tasks("done")] == [held.task_id]
+    assert [task.id for task in store.newest_tasks("paused")] == [ids[1]]
+    with pytest.raises(StoreError, match="'all' is not one of open, done, paused"):
+        store.newest_tasks("all")
