@@ -33,7 +33,7 @@ GRADIO_FOLDERS = (f"{PAGE}/assets/", f"{PAGE}/static/")
 """Gradio's other routes (events, uploads, files, its API) are not used, so they don't answer."""
 
 _OWN_POLICY = (
-    "default-src 'none'; style-src 'self'; img-src 'self'; form-action 'self'; "
+    "default-src 'none'; style-src 'self'; img-src data:; form-action 'self'; "
     "frame-ancestors 'none'; base-uri 'none'"
 )
 # Gradio evaluates its templates and configures its page inline; nothing leaves this server.

@@ -20,11 +20,11 @@ from rlhf.records import Candidate, Prompt
 from rlhf.store import Gold, NewTask, RankingStore, Submission
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Browser, Page, ViewportSize
 
 IMAGES = REPOSITORY / "docs" / "images"
-WIDE = {"width": 1200, "height": 900}
-PHONE = {"width": 390, "height": 844}
+WIDE: ViewportSize = {"width": 1200, "height": 900}
+PHONE: ViewportSize = {"width": 390, "height": 844}
 
 _QUESTIONS = (
     ("Why do leaves turn yellow in autumn?", "trees take the green pigment back"),

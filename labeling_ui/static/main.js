@@ -4,8 +4,8 @@
 //
 //   async function show(place, app)
 //
-// which draws into the empty element `place` and may return a function to call when the person
-// leaves. What `app` offers:
+// which draws into the empty element `place` and may return a function to call, and wait for, when
+// the person leaves. What `app` offers:
 //
 //   app.me          {name, role, local, settings} as /api/me gives it
 //   app.path        what follows the screen in the address: '#/review/12' gives ['12']

@@ -219,7 +219,6 @@ def test_the_theme_follows_the_system_until_somebody_chooses(visits):
 
 @pytest.mark.usefixtures("tasks")
 def test_navigation_is_by_role_and_logging_out_ends_the_session(visits, served):
-    visits.expected = ("favicon.ico",)  # which browsers ask for on the login page
     served.add_person("adm", "admin")
     links = "nav[aria-label=Screens] a"
     page = visits.open("adm")
