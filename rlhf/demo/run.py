@@ -203,6 +203,9 @@ class _Demo:
         return TrueJudge([*ranked, *held_out])
 
     def _sample(self) -> None:
+        # Every prompt by exactly the people it is meant for, in the order of the files.
+        with RankingStore.open(self.folder / "store.sqlite") as store:
+            store.change_settings(random_share=0, max_overlap=0)
         for overlap, name in ((1, "once"), (2, "twice")):
             config = SampleConfig(
                 model_name_or_path=str(self.folder / "sft"),
@@ -284,9 +287,9 @@ class _Demo:
             seed=self.config.seed,
             adapter=self.adapter,
             learning_rate=4e-4,
-            value_learning_rate=8e-4,
+            value_learning_rate=1.6e-3,
             warmup_steps=5,
-            value_warmup_steps=2,
+            value_warmup_steps=4,
             max_steps=self.size.ppo_updates,
             rollout_batch_size=64,
             per_device_train_batch_size=16,
