@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator, Sequence
 
 from rlhf.config import Dtype
 from rlhf.data.chat import ChatFormat
-from rlhf.model.base import check_base, load_base, resolve_model
+from rlhf.model.base import check_base, load_base, resolve_model, weights_digest
 from rlhf.model.generation import NoiseKey, sample_completions
 from rlhf.model.roles import Roles
 from rlhf.ranks import Ranks
@@ -36,6 +37,15 @@ class Policy:
             roles.add("policy", source.adapter, trainable=False)
         role = None if source.adapter is None else "policy"
         return cls(roles, ChatFormat.of(base.tokenizer, base.model), role)
+
+    @property
+    def version(self) -> str:
+        """Identity of the weights that answer, base and adapter, 12 hexadecimal digits."""
+        if self.role is None:
+            return self.roles.base.fingerprint[:12]
+        adapter = weights_digest(self.roles.parameters(self.role).items())
+        both = f"{self.roles.base.fingerprint} {adapter}"
+        return hashlib.sha256(both.encode()).hexdigest()[:12]
 
     def complete_ids(
         self,

@@ -59,7 +59,7 @@ def sample_candidates(
     prompts = list({p.sha256: p for p in read_prompts(config.prompts)}.values())
     prompts = prompts[: config.max_prompts]
     policy = Policy.load(config.model_name_or_path, dtype=config.dtype)
-    label = f"{config.model_name_or_path} @ {policy.roles.base.fingerprint[:12]}"
+    label = f"{config.model_name_or_path} @ {policy.version}"
     added = known = skipped = 0
     per_chunk = max(1, config.batch_size // config.num_candidates)
     with RankingStore.open(config.store) as store:

@@ -158,6 +158,20 @@ def test_a_wrong_export_is_deleted(chain, tmp_path):
     assert not (run / "export").exists()
 
 
+def test_a_policys_version_is_that_of_base_and_adapter(chain, tmp_path):
+    import shutil
+
+    folder, _, _ = chain
+    moved = shutil.copytree(folder / "ppo", tmp_path / "moved")
+    changed = shutil.copytree(folder / "ppo", tmp_path / "changed")
+    file = changed / "adapter" / "adapter_model.safetensors"
+    save_file({name: tensor + 0.05 for name, tensor in load_file(file).items()}, file)
+    runs = (folder / "ppo", moved, changed, folder / "sft")
+    versions = [Policy.load(str(run), dtype="float32").version for run in runs]
+    assert versions[0] == versions[1]
+    assert len(set(versions)) == 3
+
+
 def test_a_changed_original_is_missed_before_training(chain, tiny, tmp_path):
     """The folded base names its original by fingerprint."""
     import shutil

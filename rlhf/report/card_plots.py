@@ -27,6 +27,7 @@ GROUPS = {
     "by_candidates": ("candidates", "Candidates"),
     "by_rank_distance": ("rank distance", "Difference of ranks"),
     "by_annotator": ("annotator", "Annotator"),
+    "by_pool": ("pool", "Pool"),
     "by_length": ("length difference", "Difference in tokens"),
 }
 """Parts of the pairs: what the accuracy is split by, and what the names of a part say."""

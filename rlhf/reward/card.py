@@ -40,6 +40,7 @@ Interval = dict[str, float | None]
 _Scores = Mapping[tuple[Prompt, str], float]
 
 _NOBODY = "(none)"
+_NO_POOL = "(none)"
 
 
 def build_card(
@@ -81,7 +82,8 @@ def build_card(
         **_accuracy(pairs),
         "by_candidates": _accuracy_by_number(pairs, pairs.candidates),
         "by_rank_distance": _accuracy_by_number(pairs, pairs.distance),
-        "by_annotator": _accuracy_by_annotator(pairs, rankings),
+        "by_annotator": _accuracy_by_name(pairs, [r.annotator or _NOBODY for r in rankings]),
+        "by_pool": _accuracy_by_name(pairs, [str(r.meta.get("pool", _NO_POOL)) for r in rankings]),
         "by_length": _accuracy_by_length(pairs),
         "kendall_tau_b": table.kendall_tau_b(rankings),
         "calibration": _calibration(std * pairs.margin),
@@ -255,11 +257,10 @@ def _accuracy_by_number(pairs: _Pairs, numbers: Tensor) -> dict[str, Interval]:
     return _accuracy_by(pairs, numbers, names)
 
 
-def _accuracy_by_annotator(pairs: _Pairs, rankings: Sequence[Ranking]) -> dict[str, Interval]:
-    annotators = [_NOBODY if r.annotator is None else r.annotator for r in rankings]
-    names = sorted(set(annotators))
+def _accuracy_by_name(pairs: _Pairs, of_rankings: Sequence[str]) -> dict[str, Interval]:
+    names = sorted(set(of_rankings))
     places = {name: place for place, name in enumerate(names)}
-    of_ranking = torch.tensor([places[name] for name in annotators], dtype=torch.long)
+    of_ranking = torch.tensor([places[name] for name in of_rankings], dtype=torch.long)
     return _accuracy_by(pairs, of_ranking[pairs.ranking], names)
 
 

@@ -6,6 +6,7 @@ import math
 import random
 import time
 from collections import defaultdict
+from dataclasses import replace
 
 import pytest
 import torch
@@ -119,11 +120,18 @@ def test_a_rule_that_is_never_right_makes_its_opposite_always_right():
     assert card["longer_wins"] == 0
 
 
+def test_pairs_are_told_apart_by_the_pool_of_their_task():
+    wrong, right = ranked("a", {"2": 2, "1 x": 1}), ranked("b", {"2": 1, "1 x": 2})
+    pools = replace(wrong, meta={"pool": "normal"}), replace(right, meta={"pool": "random"})
+    assert values(card_of(pools)["by_pool"]) == {"normal": (0, 1), "random": (1, 1)}
+
+
 def test_breakdowns_by_hand():
     card = card_of(by_hand())
     assert values(card["by_candidates"]) == {"2": (0, 1), "3": (1, 2)}
     assert values(card["by_rank_distance"]) == {"1": (pytest.approx(2 / 3), 3)}
     assert values(card["by_annotator"]) == {"(none)": (0, 1), "ann": (1, 2)}
+    assert values(card["by_pool"]) == {"(none)": (pytest.approx(2 / 3), 3)}
     # Differences 1, 2 and 1: two quartiles end at 1, and 2 is the largest.
     assert values(card["by_length"]) == {"1 token": (0.5, 2), "2 tokens and more": (1, 1)}
     assert card["by_length"]["2 tokens and more"]["low"] is None
@@ -386,6 +394,7 @@ def test_nothing_held_out_gives_an_empty_card():
         "by_candidates": {},
         "by_rank_distance": {},
         "by_annotator": {},
+        "by_pool": {},
         "by_length": {},
         "kendall_tau_b": nothing,
         "calibration": {"curve": [], "ece": None, "temperature": None},
