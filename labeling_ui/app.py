@@ -172,9 +172,12 @@ def serve(
 
 
 def _mount(app: FastAPI) -> None:
+    blocks = page()
+    # No event ever comes: without this the empty queue wakes the processor 1,000 times a second.
+    blocks._queue.sleep_when_free = blocks._queue.progress_update_sleep_when_free = 1.0
     gr.mount_gradio_app(
         app,
-        page(),
+        blocks,
         PAGE,
         theme=gr.themes.Base(font=["system-ui", "sans-serif"], font_mono=["monospace"]),
         app_kwargs=dict(_NO_TELEMETRY),
