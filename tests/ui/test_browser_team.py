@@ -3,7 +3,7 @@
 import hashlib
 
 import pytest
-from browsing import CHROMIUM, FLAGS, WIDE, sync_api, violations, wait_until
+from browsing import WIDE, sync_api, violations, wait_until
 from fake_team import ANSWERS, PEOPLE, FakeTeam, serve
 from xss_strings import FAMILIES, HOST
 
@@ -14,14 +14,6 @@ ADMIN = ("admin", "admin/quality", "admin/people", "admin/tasks", "admin/export"
 SCREENS = ("work", "review", "review/40", *ADMIN)
 WORST = [text for family in FAMILIES for text in [*family()][:: len([*family()]) // 6][:6]]
 """Six of each family of texts that try to become code."""
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    with sync_api.sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield opened
-        opened.close()
 
 
 @pytest.fixture

@@ -5,8 +5,6 @@ import json
 
 import pytest
 from browsing import (
-    CHROMIUM,
-    FLAGS,
     PHONE,
     WIDE,
     Served,
@@ -27,14 +25,6 @@ pytestmark = pytest.mark.browser
 expect = sync_api.expect
 TEXTS = ["alpha", "beta", "gamma"]
 ADMIN = ("admin", "admin/quality", "admin/people", "admin/tasks", "admin/export", "admin/audit")
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    with sync_api.sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield opened
-        opened.close()
 
 
 @pytest.fixture
