@@ -105,6 +105,8 @@ class Stranger:
         self._connection.endheaders(body)
         answer = self._connection.getresponse()
         content = answer.read()
+        if "Upgrade" in self.headers:  # a connection that was to change its protocol is spent
+            self._connection.close()
         server = answer.headers.get("server", "")
         return answer.status, answer.headers.get("location", ""), content + server.encode()
 
@@ -208,8 +210,9 @@ def ask_all(port: int, paths: Sequence[str], asked: Asked) -> None:
             }
             for path in paths:
                 nothing = absent["/api/" if path.startswith("/api/") else "/"]
-                answer = stranger.ask(method, path)
-                judge(asked, f"{kind}: {method} {path}", answer, nothing, is_public(method, path))
+                known = path.split("?")[0] in PUBLIC  # refusing a method tells nothing new
+                answer, line = stranger.ask(method, path), f"{kind}: {method} {path}"
+                judge(asked, line, answer, None if known else nothing, is_public(method, path))
 
 
 def ask_disguised(port: int, paths: Sequence[str], asked: Asked) -> None:

@@ -28,6 +28,11 @@ for (const name of ['alert', 'confirm', 'prompt']) {
   window[name] = (...told) => { fired.push(name + ' ' + told.join()); };
 }
 """
+_SETTLED = """
+() => [...document.querySelectorAll('button')]
+  .filter((button) => button.textContent.includes('Load more'))
+  .every((button) => !button.disabled)
+"""
 # Gives what no text may have become, after every event has been sent to every element of a text.
 AUDIT = """
 (events) => {
@@ -111,6 +116,15 @@ class Visit:
         self.judge = Judge(self.page, self.watch)
         self.page.goto(f"{self.address}/rank/")
         self.page.wait_for_selector(".rk-header nav a", timeout=60_000)
+
+    def load_all(self) -> None:
+        """Press "Load more" until there is no more."""
+        # While a page is on its way the button is disabled; after the last one it hides.
+        more = "button:has-text('Load more')"
+        self.page.wait_for_function(_SETTLED)
+        while self.page.locator(f"{more}:visible").count():
+            self.page.click(more)
+            self.page.wait_for_function(_SETTLED)
 
     def go(self, screen: str, ready: str) -> None:
         """Go to a screen and wait for what shows that it is drawn."""

@@ -43,9 +43,7 @@ def annotator_screens(visit: Visit, strings: Sequence[str], shown: dict[str, Sho
         visit.judge.look(shown["answers"], row.completions, as_is=True)
         visit.page.keyboard.press("m")
     visit.go("#/work", ".tm-entry")
-    while visit.page.locator("button:has-text('Load more'):visible").count():
-        visit.page.click("button:has-text('Load more')")
-        visit.page.wait_for_load_state("networkidle")
+    visit.load_all()
     visit.judge.look(shown["comments"], [row.decision.comment for row in own], as_is=True)
     visit.open_sheet(own[0].assignment_id, 2)
     error = ""
@@ -187,9 +185,7 @@ def attack(
             continue
         visit = visits(name)
         visit.go("#/work", ".tm-entry")
-        while visit.page.locator("button:has-text('Load more'):visible").count():
-            visit.page.click("button:has-text('Load more')")
-            visit.page.wait_for_load_state("networkidle")
+        visit.load_all()
         visit.judge.look(shown["comments"], [row.decision.comment for row in own], as_is=True)
         visit.context.close()
     note("reviewer")

@@ -28,9 +28,15 @@ class Verdict:
     """One line per fault; empty for a store that is whole."""
 
 
-def count(query: Query) -> Figures:
-    """Count what a store holds."""
-    return {name: next(iter(query(f"SELECT count(*) FROM {name}")))[0] for name in _COUNTED}
+def count(query: Query, *, chained: bool = True) -> Figures:
+    """Count what a store holds; name the end of its chain, by which a copy can be told later."""
+    figures: Figures = {
+        name: next(iter(query(f"SELECT count(*) FROM {name}")))[0] for name in _COUNTED
+    }
+    if chained:
+        for (chain,) in query("SELECT chain FROM rankings ORDER BY id DESC LIMIT 1"):
+            figures["chain"] = chain
+    return figures
 
 
 def find_schema_faults(found: Mapping[str, str], wanted: Mapping[str, str]) -> Iterator[str]:

@@ -40,7 +40,8 @@ def verify_file(path: Path, *, older: bool = False) -> Verdict:
             faults = tuple(f"{path}: {fault}" for fault in _run(check, connection))
             if faults:  # what is read from a broken store proves nothing more
                 return Verdict({}, faults)
-        return Verdict(count(connection.execute) | {"store": str(path)}, ())
+        figures = count(connection.execute, chained=not older)
+        return Verdict(figures | {"store": str(path)}, ())
 
 
 def copy_file(source: Path, path: Path) -> None:

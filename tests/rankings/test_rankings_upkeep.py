@@ -27,6 +27,9 @@ def test_a_whole_store_is_counted(people_store, capsys):
     assert shown.err == ""
     found = dict(line.split() for line in shown.out.splitlines() if line)
     assert (found["tasks"], found["rankings"], found["annotators"]) == ("3", "7", "3")
+    with closing(sqlite3.connect(people_store)) as connection:
+        last = "SELECT chain FROM rankings WHERE id = (SELECT max(id) FROM rankings)"
+        assert connection.execute(last).fetchone() == (found["chain"],)
 
 
 def test_verify_leaves_the_file_as_it_is(people_store):
