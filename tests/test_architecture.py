@@ -34,6 +34,7 @@ DOORS = {
     "markdown_it": ("labeling_ui/",),
     "matplotlib": ("rlhf/report/plots.py",),
     "peft": ("rlhf/model/adapters.py", "rlhf/model/llama_weights.py", "rlhf/model/roles.py"),
+    "psycopg": ("rlhf/store/",),
     "pyarrow": ("rlhf/data/",),
     "pydantic": ("rlhf/options.py",),
     "rich": ("rlhf/progress.py",),
