@@ -7,7 +7,7 @@ from typing import Any, get_args, get_type_hints
 
 from starlette.responses import Response
 
-from labeling_ui.api.wire import Call, Endpoint, Id, Json, choose, plain
+from labeling_ui.api.wire import Call, Endpoint, Id, Json, choose
 from rlhf.config import RankingsExportConfig
 from rlhf.rankings.desk import measure_desk
 from rlhf.rankings.exporting import Export, NothingToExport, read_export
@@ -34,8 +34,7 @@ def figures(call: Call) -> Json:
         person["state"] = account.state if account else None
         if person["pseudonym"] == me:
             person["name"] = call.name
-    answer: Json = plain(desk)
-    return answer
+    return desk
 
 
 def pause_task(call: Call) -> Json:

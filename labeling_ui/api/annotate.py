@@ -96,8 +96,7 @@ def keep_draft(call: Call) -> Json:
     """Keep what is on the screen, and the place in the task with it."""
     given = call.fields
     kept = call.store.keep_draft(given["assignment"], call.name, given["seq"], given["body"])
-    until = call.server.clock() + call.store.settings().lease_seconds
-    return {"kept": kept, "lease_until_ms": round(until * 1000)}
+    return {"kept": kept}
 
 
 def _submission(call: Call) -> Submission:

@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import Sequence
 
 from labeling_ui.api.shown import decision_json, prompt_json, rearranged, text_json
-from labeling_ui.api.wire import BadRequest, Call, Endpoint, Id, Json, plain
+from labeling_ui.api.wire import BadRequest, Call, Endpoint, Id, Json
 from rlhf.rankings.desk import review_list
 from rlhf.store import ReviewRanking, ReviewTask
 from rlhf.store.checks import shuffled
@@ -26,7 +26,7 @@ def tasks(call: Call) -> Json:
                 "task": item.task_id,
                 "prompt_excerpt": item.prompt.text[:EXCERPT],
                 "people": item.people,
-                "agreement": plain(item.agreement),
+                "agreement": item.agreement,
                 "reviewed": item.reviewed,
             }
             for item in review_list(call.store)[:LISTED]

@@ -11,7 +11,6 @@ from labeling_ui.render import direction, render
 from rlhf.records import Prompt
 from rlhf.store import Assignment, Decision
 
-LETTERS = "ABCDEFGHI"
 _CACHED_LENGTH = 8_000
 
 
@@ -26,7 +25,6 @@ def task_json(assignment: Assignment) -> Json:
         "completions": [text_json(text) for text in assignment.completions],
         "current": assignment.current and decision_json(assignment.current),
         "draft": draft and {"seq": draft.seq, "body": dict(draft.body)},
-        "lease_until_ms": round(assignment.lease_until * 1000),
     }
 
 
@@ -65,22 +63,6 @@ def decision_json(decision: Decision, order: Sequence[int] | None = None) -> Jso
 def rearranged(ranks: Sequence[Any], order: Sequence[int]) -> list[Any]:
     """Put one value per candidate into another order; no values stay none."""
     return [ranks[place] for place in order] if ranks else []
-
-
-def order_text(decision: Decision) -> str:
-    """Spell a ranking as people write it: ``B > A = C``.
-
-    Unranked answers that are worse come last, with commas: nobody ordered them.
-    """
-    tiers: dict[int, list[str]] = {}
-    for letter, rank in zip(LETTERS, decision.ranks, strict=False):
-        if rank is not None:
-            tiers.setdefault(rank, []).append(letter)
-    parts = [" = ".join(tiers[rank]) for rank in sorted(tiers)]
-    others = [letter for letter, rank in zip(LETTERS, decision.ranks, strict=False) if rank is None]
-    if parts and others and decision.others_worse:
-        parts.append(", ".join(others))
-    return " > ".join(parts)
 
 
 @lru_cache(maxsize=1024)

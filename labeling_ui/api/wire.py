@@ -7,7 +7,6 @@ A body is a JSON object of known keys; anything else is a 400. What the store th
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -229,17 +228,6 @@ def choose(call: Call, key: str, choices: tuple[str, ...]) -> str:
     if value not in choices:
         raise BadRequest(f"{key!r} must be one of {', '.join(choices)}")
     return str(value)
-
-
-def plain(value: Any) -> Any:
-    """Turn NaN and infinities, which JSON does not know, into null."""
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {str(key): plain(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(inner) for inner in value]
-    return value
 
 
 def _is_a(wanted: type, value: object) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from labeling_ui.api.shown import decision_json, order_text, task_json
+from labeling_ui.api.shown import decision_json, task_json
 from labeling_ui.api.wire import Call, Endpoint, Id, Json
 from rlhf.store import OwnRanking
 
@@ -29,7 +29,6 @@ def _own_json(own: OwnRanking) -> Json:
         "assignment": own.assignment_id,
         "prompt": [turn.content for turn in own.prompt.messages],
         "action": own.decision.action,
-        "order": order_text(own.decision),
         "decision": decision_json(own.decision),
         "revision": own.revision,
         "submitted_ms": own.submitted_ms,

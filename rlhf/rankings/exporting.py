@@ -98,11 +98,6 @@ def read_export(store: RankingStore, config: RankingsExportConfig) -> Export:
     )
 
 
-def export_rows(store: RankingStore, config: RankingsExportConfig) -> Iterator[dict[str, Any]]:
-    """Yield the rows of an export; see ``read_export``."""
-    return _rows(config, _aggregated(store, config, _selected(store, config)))
-
-
 def majority_pairs(
     rankings: Iterable[Ranking], verdicts: Iterable[Verdict] = ()
 ) -> Iterator[Ranking]:

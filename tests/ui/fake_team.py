@@ -118,24 +118,19 @@ class FakeTeam:
     def own(self, n):
         prompt = self.prompts[n % len(self.prompts)]
         comment = self.comments[n % len(self.comments)]
-        given, order = (
-            decision([2, 1, 2, None], others_worse=True, comment=comment),
-            "B > A = C > D",
-        )
+        given = decision([2, 1, 2, None], others_worse=True, comment=comment)
         if n % 7 == 3:
-            given, order = decision([None] * 4, "skip", reason="too_long", comment=comment), ""
+            given = decision([None] * 4, "skip", reason="too_long", comment=comment)
         elif n % 7 == 5:
             given = decision([None] * 4, "cannot_judge", reason="no_knowledge", comment=comment)
-            order = ""
         elif n % 7 == 6:
             given = decision([1, 2, None, None], "all_bad", comment=comment)
-            given["flags"], order = [["wrong", "harmful"], [], ["wrong"], []], "A > B"
+            given["flags"] = [["wrong", "harmful"], [], ["wrong"], []]
         return {
             "ranking": n,
             "assignment": 1000 + n,
             "prompt": [prompt] if n % 4 else ["What is a fjord?", "A drowned valley.", prompt],
             "action": given["action"],
-            "order": order,
             "decision": given,
             "revision": 2 if n % 9 == 1 else 1,
             "submitted_ms": NOW - (self.mine_total - n) * 47 * 60_000,
