@@ -3,7 +3,7 @@
 
 import { button, hidden, letter, make } from './dom.js';
 import { endingLine } from './endings.js';
-import { orderLine } from './ranks.js';
+import { orderLine } from './outcome.js';
 import { conversation, showSanitizedHtml, textBlock } from './text.js';
 
 const UNDO_MS = 10000;
@@ -87,7 +87,7 @@ function draw(place, task, { title, tag, words, columns }) {
 function summary(columns) {
   const list = make('dl', { class: 'rk-orders' });
   for (const [name, decision] of columns) {
-    const line = decision.action === 'rank' ? orderLine(decision.ranks) : endingLine(decision);
+    const line = decision.action === 'rank' ? orderLine(decision) : endingLine(decision);
     list.append(make('dt', {}, name), make('dd', {}, line));
   }
   return list;

@@ -8,7 +8,7 @@ import { useStyle } from './dom.js';
 import { hasNewGuidelines, openGuidelines } from './guide.js';
 import { post } from './net.js';
 import { Outbox } from './outbox.js';
-import { orderLine } from './ranks.js';
+import { orderLine } from './outcome.js';
 import { Sheet } from './sheet.js';
 
 export async function show(place, app) {
@@ -95,7 +95,7 @@ class Desk {
   // A ranking that was refused: by another one that is stored, or for good.
   async settle(error) {
     if (error.status !== 409) {
-      const given = error.job.action === 'rank' ? ` It was: ${orderLine(error.job.ranks)}.` : '';
+      const given = error.job.action === 'rank' ? ` It was: ${orderLine(error.job)}.` : '';
       this.app.notice(`An earlier ranking was not stored: ${error.message}.${given}`);
       return;
     }

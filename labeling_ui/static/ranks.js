@@ -143,12 +143,3 @@ export class Ranks {
 export function names(places) {
   return places.map(letter).join(', ');
 }
-
-// 'B > A = C', and what is not ranked behind a semicolon.
-export function orderLine(given) {
-  const ranks = new Ranks(given.length);
-  ranks.restore({ ranks: given });
-  const order = ranks.tiers.map((tier) => tier.map(letter).join(' = ')).join(' > ');
-  const rest = ranks.unranked.length ? `not ranked: ${names(ranks.unranked)}` : '';
-  return [order, rest].filter(Boolean).join('; ');
-}
