@@ -6,8 +6,9 @@
 
 import { button, make } from './dom.js';
 import { endingLine, Endings } from './endings.js';
+import { orderLine } from './outcome.js';
 import { Rail } from './rail.js';
-import { names, orderLine } from './ranks.js';
+import { names } from './ranks.js';
 import { Strengths } from './strengths.js';
 
 export class Side {
@@ -83,6 +84,6 @@ export class Side {
 
 function storedLine(current) {
   if (!current) return '';
-  const line = current.action === 'rank' ? orderLine(current.ranks) : endingLine(current);
+  const line = current.action === 'rank' ? orderLine(current) : endingLine(current);
   return make('p', { class: 'rk-hint' }, `Stored now: ${line}`);
 }

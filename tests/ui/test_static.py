@@ -47,3 +47,18 @@ def test_nothing_comes_from_another_host(name):
     assert "url(" not in content
     addresses = re.findall(r"(?:https?:)?//[a-z0-9-]+(?:\.[a-z0-9-]+)+", content)
     assert [one for one in addresses if "www.w3.org" not in one] == []
+
+
+def test_scripts_import_only_what_is_exported():
+    exported = {
+        name: set(re.findall(r"export (?:async )?(?:function|class|const|let) (\w+)", read(name)))
+        for name in SCRIPTS
+    }
+    imports = {
+        (name, source, wanted.split(" as ")[0].strip())
+        for name in SCRIPTS
+        for names, source in re.findall(r"import \{([^}]*)\} from '\./([\w.]+)'", read(name))
+        for wanted in names.split(",")
+    }
+    assert len(imports) > 50
+    assert [one for one in sorted(imports) if one[2] not in exported[one[1]]] == []
