@@ -22,6 +22,7 @@ from rlhf.store.contracts import (
     Submission,
     SubmissionError,
 )
+from rlhf.store.hashes import folded
 
 MAX_COMMENT = 4_000
 MAX_NAME = 64
@@ -53,7 +54,7 @@ def annotator_key(name: str) -> str:
     shown = unicodedata.normalize("NFC", name).strip()
     if not 1 <= len(shown) <= MAX_NAME or not shown.isprintable():
         raise StoreError(f"annotator name {name[:80]!r} must be 1 to {MAX_NAME} printable letters")
-    return unicodedata.normalize("NFC", shown.casefold())
+    return folded(name)
 
 
 def shuffled(n_candidates: int, *seed: str) -> tuple[int, ...]:

@@ -69,9 +69,14 @@ def failure_subject(kind: str, value: str) -> str:
     All spellings of a person's name give one subject, so that erasing the person finds it.
     """
     if kind == "account":
-        value = unicodedata.normalize("NFC", value).strip().casefold()
-        value = unicodedata.normalize("NFC", value)
+        value = folded(value)
     return _digest("login", kind, value)
+
+
+def folded(name: str) -> str:
+    """Spell a name in the one way that stands for all of its spellings."""
+    shown = unicodedata.normalize("NFC", name).strip()
+    return unicodedata.normalize("NFC", shown.casefold())
 
 
 def _digest(*parts: str) -> str:
