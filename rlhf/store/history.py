@@ -27,7 +27,14 @@ from rlhf.store.contracts import (
 from rlhf.store.drafts import drop_draft, not_yours
 from rlhf.store.hashes import chain_link
 from rlhf.store.overlap import raise_overlap
-from rlhf.store.schema import annotators, assignments, is_counted, rankings, tasks
+from rlhf.store.schema import (
+    annotators,
+    assignments,
+    is_counted,
+    is_current,
+    rankings,
+    tasks,
+)
 from rlhf.store.settings import read_settings
 
 _CONTENT = ("action", "ranks", "others_worse", "flags", "strengths", "reason", "comment")
@@ -207,19 +214,6 @@ def read_rankings(
         query = query.where(is_counted)
     for row in conn.execute(query):
         yield _to_ranking(row)
-
-
-def is_current() -> sa.ColumnElement[bool]:
-    """Say in SQL that no newer revision of a row of ``rankings`` is stored."""
-    newer = rankings.alias("newer")
-    return ~(
-        sa.select(newer.c.id)
-        .where(
-            newer.c.assignment_id == rankings.c.assignment_id,
-            newer.c.revision > rankings.c.revision,
-        )
-        .exists()
-    )
 
 
 def _to_ranking(row: sa.Row[Any]) -> Ranking:

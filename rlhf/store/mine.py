@@ -22,6 +22,7 @@ from rlhf.store.schema import (
     assignments,
     in_queue,
     is_counted,
+    is_current,
     rankings,
     reviews,
     tasks,
@@ -150,7 +151,6 @@ def _midnight_ms(now_ms: int) -> int:
 # -- statements, built once ------------------------------------------------------------------------
 
 _me = sa.bindparam("me", type_=sa.Integer)
-_newer = rankings.alias("newer")
 _NEWEST = (
     sa.select(rankings)
     .where(rankings.c.assignment_id == sa.bindparam("number", type_=sa.Integer))
@@ -163,12 +163,7 @@ _OWN = (
     .join(tasks, tasks.c.id == rankings.c.task_id)
     .where(
         assignments.c.shown_order.is_not(None),
-        ~sa.select(_newer.c.id)
-        .where(
-            _newer.c.assignment_id == rankings.c.assignment_id,
-            _newer.c.revision > rankings.c.revision,
-        )
-        .exists(),
+        is_current(),
     )
     .order_by(rankings.c.id.desc())
 )

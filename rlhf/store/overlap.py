@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import sqlalchemy as sa
 
 from rlhf.store.checks import effective_ranks, pair_orders
-from rlhf.store.schema import assignments, rankings, tasks
+from rlhf.store.schema import assignments, is_current, rankings, tasks
 
 Ranks = Sequence[int | None]
 
@@ -50,7 +50,6 @@ def raise_overlap(conn: sa.Connection, task_id: int, overlap: int, max_overlap: 
         conn.execute(tasks.update().where(tasks.c.id == task_id).values(overlap=wanted))
 
 
-_newer = rankings.alias("newer")
 _CURRENT = sa.select(rankings.c.ranks, rankings.c.others_worse).where(
     rankings.c.assignment_id.in_(
         sa.select(assignments.c.id).where(
@@ -58,10 +57,5 @@ _CURRENT = sa.select(rankings.c.ranks, rankings.c.others_worse).where(
         )
     ),
     rankings.c.action.in_(["rank", "all_bad"]),
-    ~sa.select(_newer.c.id)
-    .where(
-        _newer.c.assignment_id == rankings.c.assignment_id,
-        _newer.c.revision > rankings.c.revision,
-    )
-    .exists(),
+    is_current(),
 )

@@ -11,7 +11,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from rlhf.records import MAX_CANDIDATES, Prompt
+from rlhf.records import Prompt
 from rlhf.store.checks import (
     MAX_COMMENT,
     check_request_id,
@@ -23,9 +23,8 @@ from rlhf.store.checks import (
 from rlhf.store.claims import decision_of
 from rlhf.store.contracts import Decision, SubmissionError
 from rlhf.store.engine import Database
-from rlhf.store.history import is_current
 from rlhf.store.queue import find_person
-from rlhf.store.schema import annotators, rankings, reviews, tasks
+from rlhf.store.schema import annotators, is_current, rankings, reviews, tasks
 
 VERDICTS = ("accept", "override", "send_back")
 
@@ -178,8 +177,8 @@ class Reviews:
 
 def _checked_ranks(ranks: Sequence[int | None]) -> Sequence[int | None]:
     for rank in ranks:
-        if rank is not None and (type(rank) is not int or not 1 <= rank <= MAX_CANDIDATES):
-            raise SubmissionError(f"rank {rank!r:.40} is not a whole number from 1")
+        if rank is not None and (type(rank) is not int or not 1 <= rank <= len(ranks)):
+            raise SubmissionError(f"rank {rank!r:.40} is not a whole number from 1 to {len(ranks)}")
     return ranks
 
 

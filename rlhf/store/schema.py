@@ -225,3 +225,16 @@ settings = sa.Table(
     sa.Column("value", _json, nullable=False),
     sa.Column("changed_ms", sa.BigInteger, nullable=False),
 )
+
+
+def is_current() -> sa.ColumnElement[bool]:
+    """Say in SQL that no newer revision of a row of ``rankings`` is stored."""
+    newer = rankings.alias("newer")
+    return ~(
+        sa.select(newer.c.id)
+        .where(
+            newer.c.assignment_id == rankings.c.assignment_id,
+            newer.c.revision > rankings.c.revision,
+        )
+        .exists()
+    )

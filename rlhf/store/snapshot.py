@@ -12,12 +12,12 @@ from typing import Any
 import sqlalchemy as sa
 
 from rlhf.records import Prompt
-from rlhf.store.history import is_current
 from rlhf.store.schema import (
     accounts,
     annotators,
     assignments,
     is_counted,
+    is_current,
     rankings,
     reviews,
     tasks,
