@@ -130,7 +130,10 @@ def test_the_same_request_is_stored_once(store, task):
         ({"ranks": [1, 2, 3, 4]}, "ranks go with"),
         ({"verdict": "override", "ranks": [1, 2, 3]}, "3 ranks for 4 candidates"),
         ({"verdict": "override", "ranks": [1, 1, 1, None]}, "one candidate above another"),
-        ({"verdict": "override", "ranks": [1, 2, 3, 5]}, "rank 5 is not a whole number from 1 to 4"),
+        (
+            {"verdict": "override", "ranks": [1, 2, 3, 5]},
+            "rank 5 is not a whole number from 1 to 4",
+        ),
         ({"verdict": "override", "ranks": [1, 2, 3, "4"]}, "rank '4'"),
         ({"note": "x" * 4001}, "at most 4000"),
         ({"note": None}, "a note must be text"),
