@@ -30,16 +30,34 @@ def test_the_setting_is_chosen_by_size_and_given_back(monkeypatch, pays, inside)
 
 
 @pytest.mark.parametrize(
-    ("seconds", "error", "pays"), [((2, 1), 0, True), ((1.1, 1), 0, False), ((2, 1), 1e-3, False)]
+    ("maker_is_intel", "error", "pays"),
+    [(False, 8e-7, True), (True, 8e-7, False), (False, 1e-3, False)],
 )
-def test_onednn_is_taken_only_where_it_is_faster_and_exact(monkeypatch, seconds, error, pays):
-    """A product that is off, as with bfloat16 units, is never taken however fast."""
-    times = iter(seconds)
-    monkeypatch.setattr(precision, "_seconds", lambda x, weight: next(times))
+def test_onednn_is_taken_only_where_the_default_is_slow_and_it_is_exact(
+    monkeypatch, maker_is_intel, error, pays
+):
+    """A product that is off, as with bfloat16 units, is never taken."""
+    monkeypatch.setattr(precision, "_default_is_fast", lambda: maker_is_intel)
     settings = torch.backends.mkldnn.matmul
+    before = settings.fp32_precision
     monkeypatch.setattr(
-        precision, "_error", lambda: error if settings.fp32_precision == "bf16" else 3e-7
+        precision, "_error", lambda: error if settings.fp32_precision == "bf16" else 0.0
     )
     precision.onednn_pays.cache_clear()
     assert precision.onednn_pays() is pays
+    assert settings.fp32_precision == before
     precision.onednn_pays.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("name", "fast"), [("Intel(R) Xeon(R) Processor", True), ("AMD EPYC 9B14", False)]
+)
+def test_the_maker_of_the_processor_is_read(monkeypatch, name, fast):
+    monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"cpu_name": name}, raising=False)
+    assert precision._default_is_fast() is fast
+
+
+def test_a_build_without_mkl_has_no_slow_path(monkeypatch):
+    monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: False)
+    assert precision._default_is_fast()
