@@ -18,12 +18,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from rlhf.data.collation import GroupBatch, TokenBatch
+from rlhf.model.attention import Branches, branch_attention, causal_attention
 from rlhf.model.forward import Decoder, TransformersForward
 from rlhf.model.kernels import (
-    Branches,
     add_rms_norm,
-    branch_attention,
-    causal_attention,
     head_logprobs,
     linear_maps,
     rms_norm,

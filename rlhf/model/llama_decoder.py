@@ -15,6 +15,8 @@ from torch import Tensor
 
 from rlhf.model.kernels import LinearMap
 from rlhf.model.llama_weights import Layer, Weights
+from rlhf.model.packing import pack, packed_product, packing_pays
+from rlhf.model.precision import float32_products
 
 
 class LlamaDecoder:
@@ -30,7 +32,9 @@ class LlamaDecoder:
         """
         rows, width = mask.shape
         self.weights = weights
-        self.layers = [_StepLayer(layer) for layer in weights.layers]
+        packed = packing_pays(weights.products(), size)
+        self.layers = [_StepLayer(layer, packed=packed) for layer in weights.layers]
+        self.head = _Columns((LinearMap(weights.head),), packed=packed)
         self.prompt_mask = mask
         self.filled = width
         steps = torch.arange(size, device=mask.device)[:, None] + mask.sum(dim=-1)
@@ -71,7 +75,7 @@ class LlamaDecoder:
             gate, up = layer.gate_up(normed).chunk(2)
             hidden = layer.down(F.silu(gate).mul_(up)).add_(hidden)
         self.filled += 1
-        logits = torch.mm(weights.head, _rms_norm(hidden, weights.norm[:, None], weights.eps))
+        logits = self.head(_rms_norm(hidden, weights.norm[:, None], weights.eps))
         return logits.new_empty(logits.shape[::-1], dtype=torch.float32).copy_(logits.T)
 
     def _heads(self, qkv: Tensor, layer: _StepLayer) -> Sequence[Tensor]:
@@ -124,11 +128,11 @@ def _cache_dtype(weight: Tensor) -> torch.dtype:
 class _StepLayer:
     """A layer laid out for columns."""
 
-    def __init__(self, layer: Layer) -> None:
-        self.qkv = _Columns(layer.qkv)
-        self.out = _Columns(layer.out)
-        self.gate_up = _Columns(layer.gate_up)
-        self.down = _Columns(layer.down)
+    def __init__(self, layer: Layer, *, packed: bool) -> None:
+        self.qkv = _Columns(layer.qkv, packed=packed)
+        self.out = _Columns(layer.out, packed=packed)
+        self.gate_up = _Columns(layer.gate_up, packed=packed)
+        self.down = _Columns(layer.down, packed=packed)
         self.attention_norm = layer.attention_norm[:, None]
         self.mlp_norm = layer.mlp_norm[:, None]
         self.q_norm = None if layer.q_norm is None else layer.q_norm[:, None]
@@ -139,16 +143,12 @@ class _Columns:
     """Several maps of one input: ``W_i x + b_i + scale_i B_i A_i x``, one below the other.
 
     The adapters' part is computed in their own float32, for all maps at once: their A below each
-    other, their B on the diagonal of one matrix. Nothing else is copied.
+    other, their B on the diagonal of one matrix. Weights are copied only to be packed.
     """
 
-    def __init__(self, maps: Sequence[LinearMap]) -> None:
-        self.parts: list[tuple[Tensor, slice]] = []
-        """Each weight with its place in the output."""
-        self.size = 0
-        for m in maps:
-            self.parts.append((m.weight, slice(self.size, self.size + len(m.weight))))
-            self.size += len(m.weight)
+    def __init__(self, maps: Sequence[LinearMap], *, packed: bool) -> None:
+        self.weights = [m.weight for m in maps]
+        self.packed = pack(torch.cat(self.weights)) if packed else None
         self.bias = None
         if any(m.bias is not None for m in maps):
             zeros = (m.weight.new_zeros(len(m.weight)) for m in maps)
@@ -160,17 +160,24 @@ class _Columns:
 
     def __call__(self, x: Tensor) -> Tensor:
         """(I, B) to (sum of O, B)."""
-        output = x.new_empty(self.size, x.shape[1])
-        for weight, place in self.parts:
-            torch.mm(weight, x, out=output[place])
+        output = self._products(x)
         if self.bias is not None:
             output.add_(self.bias)
-        if self.down is not None and self.up is not None:
-            low = torch.mm(self.down, x.to(self.down.dtype))
-            if output.dtype == low.dtype:
-                output.addmm_(self.up, low)
-            else:
-                output.add_(torch.mm(self.up, low))
+        if self.down is None or self.up is None:
+            return output
+        low = torch.mm(self.down, x.to(self.down.dtype))
+        if output.dtype == low.dtype:
+            return output.addmm_(self.up, low)
+        return torch.mm(self.up, low).add_(output).to(x.dtype)
+
+    def _products(self, x: Tensor) -> Tensor:
+        if self.packed is not None:
+            return packed_product(x.T.contiguous(), self.packed).T
+        output = x.new_empty(sum(map(len, self.weights)), x.shape[1])
+        parts = torch.split(output, [len(weight) for weight in self.weights])
+        with float32_products(large=True):
+            for weight, part in zip(self.weights, parts, strict=True):
+                torch.mm(weight, x, out=part)
         return output
 
 

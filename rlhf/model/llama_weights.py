@@ -82,6 +82,11 @@ class Weights:
             rope_scale=trunk.rotary_emb.attention_scaling,
         )
 
+    def products(self) -> list[Tensor]:
+        """All weights that a hidden state is multiplied with."""
+        groups = (g for x in self.layers for g in (x.qkv, x.out, x.gate_up, x.down))
+        return [m.weight for group in groups for m in group] + [self.head]
+
     def angles(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """Cosine and sine of the angles at positions (N,), (N, D / 2) in the model's dtype."""
         angles = positions[:, None].float() * self.frequencies.float()

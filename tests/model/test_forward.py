@@ -29,6 +29,7 @@ from rlhf.model.generation import sample_completions
 from rlhf.model.heads import ScalarHead
 from rlhf.model.llama import LlamaForward
 from rlhf.model.llama_weights import supports
+from rlhf.model.packing import packing_pays
 from rlhf.model.roles import Roles
 from rlhf.model.scoring import (
     completion_logprobs,
@@ -204,6 +205,30 @@ def test_sampling_in_half_precision_stays_near_the_scorer(monkeypatch, cache):
         scored = completion_logprobs(roles, batch, temperature=1.0)
     found = torch.tensor([value for row in sampled.logprobs for value in row])
     assert (found - scored[batch.completion_mask]).abs().mean() < 0.05
+
+
+def test_packed_weights_sample_the_same(monkeypatch):
+    roles = make_roles(make_family("qwen2").to(torch.bfloat16))
+    chat = ChatFormat.of(make_tokenizer(), roles.causal_lm)
+    keys = [(0, 1, 0, row) for row in range(4)]
+    found, asked = [], []
+
+    for products in (0, 1000):
+
+        def pays(weights, tokens, products=products):
+            asked.append((len(weights), tokens))
+            return packing_pays(weights, products)
+
+        monkeypatch.setattr("rlhf.model.llama_decoder.packing_pays", pays)
+        with roles.use("policy"):
+            found.append(
+                sample_completions(
+                    roles, chat, PROMPTS, max_new_tokens=8, temperature=1.0, keys=keys
+                )
+            )
+    layers = roles.causal_lm.config.num_hidden_layers
+    assert asked == [(7 * layers + 1, 8)] * 2
+    assert found[0] == found[1]
 
 
 def test_an_adapter_on_some_maps_only(monkeypatch):

@@ -8,11 +8,8 @@ from torch.autograd import gradcheck
 from rlhf.model import kernels
 from rlhf.model.kernels import (
     Adapter,
-    Branches,
     LinearMap,
     add_rms_norm,
-    branch_attention,
-    causal_attention,
     head_logprobs,
     linear_maps,
     rms_norm,
@@ -119,33 +116,6 @@ def test_rotate_gradients(draw):
     assert gradcheck(lambda x: rotate(x, angles.cos(), angles.sin()), (draw(5, 2, 6),))
 
 
-@pytest.mark.parametrize("lengths", [[4, 4], [3, 3, 1, 2], [5]])
-@pytest.mark.parametrize("key_heads", [4, 2, 1])
-def test_attention_sees_the_own_row_up_to_the_own_token(draw, lengths, key_heads):
-    count = sum(lengths)
-    q, k, v = draw(count, 4, 6), draw(count, key_heads, 6), draw(count, key_heads, 6)
-    found = causal_attention(q, k, v, lengths)
-    start = 0
-    for length in lengths:
-        for at in range(start, start + length):
-            for head in range(4):
-                own = head * key_heads // 4
-                scores = k[start : at + 1, own] @ q[at, head] / 6**0.5
-                expected = scores.softmax(-1) @ v[start : at + 1, own]
-                torch.testing.assert_close(found[at, head], expected)
-        start += length
-
-
-@pytest.mark.parametrize("key_heads", [4, 2])
-def test_attention_gradients(draw, monkeypatch, key_heads):
-    """Both the fused backward and the one for half precision, which runs in any dtype."""
-    shapes = [(9, 4, 6), (9, key_heads, 6), (9, key_heads, 6)]
-    inputs = [draw(*shape) for shape in shapes]
-    assert gradcheck(lambda *x: causal_attention(*x, [3, 3, 2, 1]), inputs)
-    monkeypatch.setattr(kernels, "_SLOW_BACKWARD", (torch.float64,))
-    assert gradcheck(lambda *x: causal_attention(*x, [3, 3, 2, 1]), inputs)
-
-
 def test_swiglu_gradients(draw):
     gate, up = draw(5, 6), draw(5, 6)
     torch.testing.assert_close(swiglu(gate, up), F.silu(gate) * up)
@@ -182,35 +152,3 @@ def test_nothing_is_saved_without_gradients(draw):
             head_logprobs(x, draw(9, 6), torch.zeros(5, dtype=torch.long), temperature=1.0),
         ):
             assert output.grad_fn is None
-
-
-PREFIXES, SIZES = [(0, 3), (0, 3), (3, 2)], [2, 1, 4]
-"""Two branches of one prompt and one of another; own tokens start at 5."""
-
-
-@pytest.fixture
-def branches():
-    return Branches.of(PREFIXES, SIZES, first=5, device=torch.device("cpu"))
-
-
-def test_a_branch_attends_to_its_prompt_and_to_itself(draw, branches):
-    q, k, v = draw(7, 4, 3), draw(12, 2, 3), draw(12, 2, 3)
-    expected, at = [], 5
-    for (start, size), own in zip(PREFIXES, SIZES, strict=True):
-        for token in range(own):
-            seen = [*range(start, start + size), *range(at, at + token + 1)]
-            for head in range(4):
-                keys, values = k[seen, head // 2], v[seen, head // 2]
-                shares = torch.softmax(keys @ q[at - 5 + token, head] / 3**0.5, dim=0)
-                expected.append(shares @ values)
-        at += own
-    found = branch_attention(q, k, v, branches)
-    torch.testing.assert_close(found, torch.stack(expected).view(7, 4, 3))
-
-
-@pytest.mark.parametrize("slow", [False, True])
-def test_the_gradient_of_branches(draw, branches, monkeypatch, slow):
-    if slow:  # as half precision on a CPU
-        monkeypatch.setattr(kernels, "_SLOW_BACKWARD", (torch.float64,))
-    inputs = draw(7, 4, 3), draw(12, 2, 3), draw(12, 2, 3)
-    assert gradcheck(lambda q, k, v: branch_attention(q, k, v, branches), inputs)
