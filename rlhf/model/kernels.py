@@ -18,6 +18,8 @@ from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
+from rlhf.model.precision import float32_products, is_large
+
 _CPU_BYTES = (2**25, 2**19)
 """Logits that one product gives, and that are read at once (they stay in a core's cache)."""
 
@@ -238,15 +240,15 @@ class _SwiGLU(Function):
 
     @staticmethod
     def forward(ctx: Any, gate: Tensor, up: Tensor) -> Tensor:
-        ctx.save_for_backward(gate, up)
-        return F.silu(gate).mul_(up)
+        active = F.silu(gate)  # as long to compute as all else here
+        ctx.save_for_backward(gate, up, active)
+        return active * up
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> Any:
-        gate, up = ctx.saved_tensors
-        gate_gradient = torch.ops.aten.silu_backward(gradient * up, gate)
-        return gate_gradient, F.silu(gate).mul_(gradient)
+        gate, up, active = ctx.saved_tensors
+        return torch.ops.aten.silu_backward(gradient * up, gate), gradient * active
 
 
 def head_logprobs(hidden: Tensor, weight: Tensor, tokens: Tensor, *, temperature: float) -> Tensor:
@@ -261,7 +263,8 @@ def head_logprobs(hidden: Tensor, weight: Tensor, tokens: Tensor, *, temperature
     Returns:
         float32 (N,), in nats.
     """
-    logprobs: Tensor = _apply(_HeadLogprobs, hidden, weight, tokens, temperature)
+    with float32_products(large=is_large(weight)):
+        logprobs: Tensor = _apply(_HeadLogprobs, hidden, weight, tokens, temperature)
     return logprobs
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from rlhf.model.kernels import LinearMap
 from rlhf.model.llama_weights import Layer, Weights
 from rlhf.model.packing import pack, packed_product, packing_pays
-from rlhf.model.precision import float32_products
+from rlhf.model.precision import float32_products, is_large
 
 
 class LlamaDecoder:
@@ -148,6 +148,7 @@ class _Columns:
 
     def __init__(self, maps: Sequence[LinearMap], *, packed: bool) -> None:
         self.weights = [m.weight for m in maps]
+        self.large = is_large(self.weights[0])
         self.packed = pack(torch.cat(self.weights)) if packed else None
         self.bias = None
         if any(m.bias is not None for m in maps):
@@ -175,7 +176,7 @@ class _Columns:
             return packed_product(x.T.contiguous(), self.packed).T
         output = x.new_empty(sum(map(len, self.weights)), x.shape[1])
         parts = torch.split(output, [len(weight) for weight in self.weights])
-        with float32_products(large=True):
+        with float32_products(large=self.large):
             for weight, part in zip(self.weights, parts, strict=True):
                 torch.mm(weight, x, out=part)
         return output

@@ -16,7 +16,10 @@ from functools import cache
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
+_LARGE = 2**17
+"""Elements of a weight from which on oneDNN is the faster one; a call of it costs more."""
 _SHAPE = (256, 512, 1024)
 """Rows, inputs and outputs of the product whose error is measured."""
 _LARGEST_ERROR = 2e-6
@@ -28,7 +31,7 @@ def float32_products(*, large: bool) -> Iterator[None]:
     """Run float32 products on the CPU through whichever library suits their size.
 
     Args:
-        large: True for products with whole weights; False for the many small ones of attention,
+        large: True for products with large weights; False for small ones and those of attention,
             where oneDNN is the slower one.
     """
     if not onednn_pays():
@@ -42,6 +45,17 @@ def float32_products(*, large: bool) -> Iterator[None]:
         yield
     finally:
         settings.fp32_precision = before
+
+
+def is_large(weight: Tensor) -> bool:
+    """Whether products with a weight count as large."""
+    return weight.numel() >= _LARGE
+
+
+def has_large_maps(model: nn.Module) -> bool:
+    """Whether products with most of a model's matrices count as large."""
+    sizes = sorted(p.numel() for p in model.parameters() if p.ndim == 2)
+    return bool(sizes) and sizes[len(sizes) // 2] >= _LARGE
 
 
 @cache

@@ -41,7 +41,7 @@ from rlhf.model.base import FrozenBase, weights_digest
 from rlhf.model.forward import Forward, TransformersForward
 from rlhf.model.llama import LlamaForward
 from rlhf.model.llama_weights import supports
-from rlhf.model.precision import float32_products
+from rlhf.model.precision import float32_products, has_large_maps
 
 
 class Roles:
@@ -62,6 +62,7 @@ class Roles:
         self._general = forward == "transformers"
         self.forward = self._choose_forward()
         self._frozen = list(base.model.named_parameters())
+        self._is_large = has_large_maps(base.model)
         self._peft: Any = None
         self._layers: list[BaseTunerLayer] = []
         self._scope: str | None = None
@@ -149,7 +150,7 @@ class Roles:
             layer._disable_adapters = name is None
         self._scope, self._in_scope = name, True
         try:
-            with float32_products(large=True):
+            with float32_products(large=self._is_large):
                 yield
         finally:
             for layer, (active, disabled) in zip(self._layers, before, strict=True):

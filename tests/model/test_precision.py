@@ -61,3 +61,14 @@ def test_the_maker_of_the_processor_is_read(monkeypatch, name, fast):
 def test_a_build_without_mkl_has_no_slow_path(monkeypatch):
     monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: False)
     assert precision._default_is_fast()
+
+
+def test_size_decides_which_products_are_large():
+    def model(*sizes):
+        return torch.nn.ModuleList(torch.nn.Linear(size, size, bias=False) for size in sizes)
+
+    assert not precision.is_large(model(64)[0].weight)
+    assert precision.is_large(model(512)[0].weight)
+    assert not precision.has_large_maps(model(64, 64, 64, 1024))  # one table does not decide
+    assert precision.has_large_maps(model(64, 512, 512))
+    assert not precision.has_large_maps(model())
