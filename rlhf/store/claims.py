@@ -62,11 +62,17 @@ def claim(conn: sa.Connection, asked: Claim, settings: Settings) -> Assignment |
 def _order(pseudonym: str, finished: int, settings: Settings) -> list[sa.Select[Any]]:
     """Say where to look for the next task of somebody who has finished so many."""
     order = [_TRAINING]
-    if settings.gold_every and (finished + 1) % settings.gold_every == 0:
+    if settings.gold_every and _is_place_of_gold(pseudonym, finished, settings.gold_every):
         order.append(_GOLD)
     if draw("random pool first", pseudonym, str(finished)) < settings.random_share:
         return [*order, _RANDOM, _QUEUE]
     return [*order, _QUEUE, _RANDOM]
+
+
+def _is_place_of_gold(pseudonym: str, finished: int, every: int) -> bool:
+    """Draw one place of each ``every`` tasks of a person, so that nobody can count to it."""
+    stretch, place = divmod(finished, every)
+    return place == int(draw("place of gold", pseudonym, str(stretch)) * every)
 
 
 def _lease(conn: sa.Connection, task: sa.Row[Any], asked: Claim) -> Assignment:

@@ -169,12 +169,25 @@ def test_a_person_who_is_not_active_gets_no_task(plain, new_task, state):
 # -- gold and training ----------------------------------------------------------------------------
 
 
-def test_every_third_task_of_everybody_is_a_gold_one(plain, new_task):
+def test_one_of_three_tasks_is_a_gold_one_and_nobody_can_count_to_it(plain, new_task):
     plain.change_settings(gold_every=3)
-    plain.add_tasks(new_task(n, overlap=2) for n in range(10))
-    plain.add_tasks(new_task(n, pool="gold", gold=GOLD) for n in range(100, 103))
-    assert work(plain, "ann", 20) == [0, 1, 100, 2, 3, 101, 4, 5, 102, 6, 7, 8, 9]
-    assert work(plain, "bob", 5) == [0, 1, 100, 2, 3]
+    plain.add_tasks(new_task(n, overlap=5) for n in range(40))
+    plain.add_tasks(new_task(n, pool="gold", gold=GOLD) for n in range(100, 112))
+    places = {}
+    for name in ("ann", "bob", "cy"):
+        done = work(plain, name, 36)
+        places[name] = [at % 3 for at, task in enumerate(done) if task >= 100]
+        stretches = [done[at : at + 3] for at in range(0, 36, 3)]
+        assert all(sum(task >= 100 for task in stretch) == 1 for stretch in stretches)
+        assert set(places[name]) == {0, 1, 2}
+    assert places["ann"] != places["bob"] != places["cy"]
+
+
+def test_work_goes_on_when_gold_is_used_up(plain, new_task):
+    plain.change_settings(gold_every=2)
+    plain.add_tasks(new_task(n) for n in range(6))
+    plain.add_tasks([new_task(100, pool="gold", gold=GOLD)])
+    assert sorted(work(plain, "ann", 20)) == [*range(6), 100]
 
 
 def test_no_gold_when_it_is_switched_off(plain, new_task):
