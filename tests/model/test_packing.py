@@ -19,8 +19,8 @@ def room(monkeypatch):
 
 
 def test_a_packed_product_has_the_bits_of_the_plain_one(weight):
-    if not packing._has_units():
-        pytest.skip("no bfloat16 products of oneDNN on this processor")
+    if not packing.keeps_bits():
+        pytest.skip("nothing is packed on this processor")
     packed = pack(weight)
     for rows in (1, 5, 16, 33):
         x = torch.randn(rows, 70, generator=torch.Generator().manual_seed(rows)).bfloat16()
@@ -28,22 +28,33 @@ def test_a_packed_product_has_the_bits_of_the_plain_one(weight):
 
 
 def test_packing_pays_for_many_products_of_bfloat16(weight, room, monkeypatch):
-    monkeypatch.setattr(packing, "_has_units", lambda: True)
+    monkeypatch.setattr(packing, "keeps_bits", lambda: True)
     assert packing_pays([weight, weight], 100)
     assert not packing_pays([weight, weight], 8), "packing costs more than it saves"
     assert not packing_pays([weight, weight.float()], 100)
     assert not packing_pays([weight.to("meta")], 100), "not on a CPU"
 
 
-def test_packing_needs_units_and_room(weight, monkeypatch):
-    monkeypatch.setattr(packing, "_has_units", lambda: True)
+def test_packing_needs_the_same_bits_and_room(weight, monkeypatch):
+    monkeypatch.setattr(packing, "keeps_bits", lambda: True)
     monkeypatch.setattr(packing, "_free_memory", lambda: 4 * weight.nbytes)
     assert packing_pays([weight], 100)
     assert not packing_pays([weight, weight], 100)
     monkeypatch.setattr(packing, "_free_memory", lambda: 2**40)
-    monkeypatch.setattr(packing, "_has_units", lambda: False)
+    monkeypatch.setattr(packing, "keeps_bits", lambda: False)
     assert not packing_pays([weight], 100)
 
 
 def test_free_memory_is_read():
     assert 0 <= packing._free_memory() < 2**50
+
+
+@pytest.mark.parametrize("wrong", [0.0, 2**-6])
+def test_a_product_of_other_bits_is_noticed(monkeypatch, wrong):
+    """One last place of bfloat16 near 1 is 2**-7 or 2**-8."""
+    monkeypatch.setattr(packing, "pack", lambda weight: weight)
+    monkeypatch.setattr(packing, "packed_product", lambda x, weight: (weight @ x.T).T * (1 + wrong))
+    packing.keeps_bits.cache_clear()
+    supported = torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    assert packing.keeps_bits() is (supported and wrong == 0.0)
+    packing.keeps_bits.cache_clear()
