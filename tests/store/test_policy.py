@@ -179,8 +179,9 @@ def test_one_of_three_tasks_is_a_gold_one_and_nobody_can_count_to_it(plain, new_
         places[name] = [at % 3 for at, task in enumerate(done) if task >= 100]
         stretches = [done[at : at + 3] for at in range(0, 36, 3)]
         assert all(sum(task >= 100 for task in stretch) == 1 for stretch in stretches)
-        assert set(places[name]) == {0, 1, 2}
-    assert places["ann"] != places["bob"] != places["cy"]
+        assert len(set(places[name])) > 1
+    # By chance alike: once in 3**12 times.
+    assert len({tuple(drawn) for drawn in places.values()}) == 3
 
 
 def test_work_goes_on_when_gold_is_used_up(plain, new_task):
