@@ -142,44 +142,53 @@ class _StepLayer:
 class _Columns:
     """Several maps of one input: ``W_i x + b_i + scale_i B_i A_i x``, one below the other.
 
-    The adapters' part is computed in their own float32, for all maps at once: their A below each
-    other, their B on the diagonal of one matrix. Weights are copied only to be packed.
+    The adapters act all at once: their A below each other, their B on the diagonal of one matrix,
+    both in the dtype of the weights as in ``linear_maps``. Weights are copied only to be packed.
     """
 
     def __init__(self, maps: Sequence[LinearMap], *, packed: bool) -> None:
-        self.weights = [m.weight for m in maps]
-        self.large = is_large(self.weights[0])
-        self.packed = pack(torch.cat(self.weights)) if packed else None
+        weights = [m.weight for m in maps]
+        like = weights[0]
+        self.weights = weights
+        self.outputs = sum(map(len, weights))
+        self.large = is_large(like)
         self.bias = None
         if any(m.bias is not None for m in maps):
             zeros = (m.weight.new_zeros(len(m.weight)) for m in maps)
             biases = [z if m.bias is None else m.bias for m, z in zip(maps, zeros, strict=True)]
             self.bias = torch.cat(biases)[:, None]
         adapters = [m.adapter for m in maps if m.adapter is not None]
-        self.down = torch.cat([a.down for a in adapters]) if adapters else None
-        self.up = _on_diagonal(maps) if adapters else None
+        downs = [a.down.to(like.dtype) for a in adapters]
+        self.down = torch.cat(downs) if adapters else like.new_empty(0, like.shape[1])
+        self.up = _on_diagonal(maps).to(like.dtype) if adapters else None
+        self.packed = None
+        if packed:
+            self.packed = pack(torch.cat([*weights, self.down]))
+            self.up = None if self.up is None else pack(self.up)
 
     def __call__(self, x: Tensor) -> Tensor:
         """(I, B) to (sum of O, B)."""
-        output = self._products(x)
+        if self.packed is None:
+            output, low = self._products(x)
+        else:  # W above A in one matrix
+            both = packed_product(x.T.contiguous(), self.packed).T
+            output, low = both[: self.outputs], both[self.outputs :]
         if self.bias is not None:
             output.add_(self.bias)
-        if self.down is None or self.up is None:
+        if self.up is None:
             return output
-        low = torch.mm(self.down, x.to(self.down.dtype))
-        if output.dtype == low.dtype:
-            return output.addmm_(self.up, low)
-        return torch.mm(self.up, low).add_(output).to(x.dtype)
-
-    def _products(self, x: Tensor) -> Tensor:
         if self.packed is not None:
-            return packed_product(x.T.contiguous(), self.packed).T
-        output = x.new_empty(sum(map(len, self.weights)), x.shape[1])
+            return packed_product(low.T, self.up, plus=output.T).T
+        return output.addmm_(self.up, low)
+
+    def _products(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """``W x`` and ``A x``; the latter empty without an adapter."""
+        output = x.new_empty(self.outputs, x.shape[1])
         parts = torch.split(output, [len(weight) for weight in self.weights])
         with float32_products(large=self.large):
             for weight, part in zip(self.weights, parts, strict=True):
                 torch.mm(weight, x, out=part)
-        return output
+        return output, torch.mm(self.down, x)
 
 
 def _on_diagonal(maps: Sequence[LinearMap]) -> Tensor:

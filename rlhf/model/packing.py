@@ -40,9 +40,13 @@ def pack(weight: Tensor) -> Tensor:
     return packed
 
 
-def packed_product(x: Tensor, packed: Tensor) -> Tensor:
-    """``x W'`` of x (B, I), bfloat16 (B, O)."""
-    product: Tensor = _operators()._linear_pointwise(x, packed, None, "none", [], "")
+def packed_product(x: Tensor, packed: Tensor, *, plus: Tensor | None = None) -> Tensor:
+    """``x W'`` of x (B, I), to which ``plus`` (B, O) is added before rounding; bfloat16 (B, O)."""
+    product: Tensor
+    if plus is None:
+        product = _operators()._linear_pointwise(x, packed, None, "none", [], "")
+    else:
+        product = _operators()._linear_pointwise.binary(x, plus, packed, None, "add")
     return product
 
 
@@ -56,8 +60,14 @@ def keeps_bits() -> bool:
     generator = torch.Generator().manual_seed(0)
     weight = torch.randn(320, 1100, generator=generator).bfloat16()
     packed = pack(weight)
-    inputs = [torch.randn(rows, 1100, generator=generator).bfloat16() for rows in (1, 16, 50)]
-    return all(torch.equal(packed_product(x, packed), (weight @ x.T).T) for x in inputs)
+    for rows in (1, 16, 50):
+        x = torch.randn(rows, 1100, generator=generator).bfloat16()
+        plain = weight @ x.T
+        same = torch.equal(packed_product(x, packed), plain.T)
+        more = packed_product(x, packed, plus=plain.T)
+        if not (same and torch.equal(more, plain.addmm_(weight, x.T).T)):
+            return False
+    return True
 
 
 def _operators() -> Any:

@@ -24,7 +24,10 @@ def test_a_packed_product_has_the_bits_of_the_plain_one(weight):
     packed = pack(weight)
     for rows in (1, 5, 16, 33):
         x = torch.randn(rows, 70, generator=torch.Generator().manual_seed(rows)).bfloat16()
-        assert torch.equal(packed_product(x, packed), F.linear(x, weight))
+        plain = F.linear(x, weight)
+        assert torch.equal(packed_product(x, packed), plain)
+        summed = plain.clone().addmm_(x, weight.T)
+        assert torch.equal(packed_product(x, packed, plus=plain), summed)
 
 
 def test_packing_pays_for_many_products_of_bfloat16(weight, room, monkeypatch):
@@ -49,12 +52,17 @@ def test_free_memory_is_read():
     assert 0 <= packing._free_memory() < 2**50
 
 
-@pytest.mark.parametrize("wrong", [0.0, 2**-6])
-def test_a_product_of_other_bits_is_noticed(monkeypatch, wrong):
+@pytest.mark.parametrize(("wrong", "wrong_sum"), [(0.0, 0.0), (2**-6, 0.0), (0.0, 2**-6)])
+def test_a_product_of_other_bits_is_noticed(monkeypatch, wrong, wrong_sum):
     """One last place of bfloat16 near 1 is 2**-7 or 2**-8."""
+
+    def product(x, weight, *, plus=None):
+        plain = (weight @ x.T).T * (1 + wrong)
+        return plain if plus is None else plus.T.clone().addmm_(weight, x.T).T * (1 + wrong_sum)
+
     monkeypatch.setattr(packing, "pack", lambda weight: weight)
-    monkeypatch.setattr(packing, "packed_product", lambda x, weight: (weight @ x.T).T * (1 + wrong))
+    monkeypatch.setattr(packing, "packed_product", product)
     packing.keeps_bits.cache_clear()
     supported = torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    assert packing.keeps_bits() is (supported and wrong == 0.0)
+    assert packing.keeps_bits() is (supported and wrong == wrong_sum == 0.0)
     packing.keeps_bits.cache_clear()
