@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 
 from labeling_ui.api.shown import safe_html, task_json
 from labeling_ui.api.wire import BadRequest, Call, Conflict, Endpoint, Json
 from rlhf.errors import StoreError
 from rlhf.store import Feedback, RevisionError, Submission
 
+_ROUND = 10
 _log = logging.getLogger(__name__)
 
 
@@ -40,7 +42,11 @@ def guidelines(call: Call) -> Json:
 
 
 def next_task(call: Call) -> Json:
-    """Give the person's task: ``task``, or ``done``, ``empty`` or ``paused`` when there is none."""
+    """Give the person's task: ``task``, or ``done``, ``empty`` or ``paused`` when there is none.
+
+    While there is one, ``open`` is a round number: gold tasks are not among the open ones, so
+    that a number which stays after a submit would tell them from the others.
+    """
     store, name = call.store, call.name
     assignment = store.claim(name)
     standing = store.standing(name)
@@ -53,7 +59,7 @@ def next_task(call: Call) -> Json:
         "status": status,
         "counts": {
             "tasks": standing.tasks,
-            "open": standing.open,
+            "open": standing.open if assignment is None else _round_up(standing.open),
             "mine": standing.mine,
             "today": standing.today,
             "last_hour": standing.last_hour,
@@ -61,6 +67,11 @@ def next_task(call: Call) -> Json:
         },
         "task": assignment and task_json(assignment),
     }
+
+
+def _round_up(count: int) -> int:
+    """Give the next multiple of ``_ROUND``, at least one."""
+    return max(1, math.ceil(count / _ROUND)) * _ROUND
 
 
 def submit(call: Call) -> Json:

@@ -17,12 +17,12 @@ export function layoutChoice(onchange) {
   return select;
 }
 
-// '3 today · 1 in the last hour · 48 in all · usually 0:42 each · 230 open for the team'
+// '3 today · 1 in the last hour · 48 in all · usually 0:42 each · up to 230 open for the team'
 function progressLine({ today, last_hour: hour, mine, median_active_ms: median, open }) {
   return [
     `${today} today`, `${hour} in the last hour`, `${mine} in all`,
     ...(median ? [`usually ${minutes(median)} each`] : []),
-    `${open} open for the team`,
+    `up to ${open} open for the team`,
   ].join(' \u00b7 ');
 }
 

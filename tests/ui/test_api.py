@@ -107,6 +107,23 @@ def test_ranking_everything_from_first_to_last(ann, people, new_task):
     )
 
 
+def test_no_count_tells_a_gold_task_from_the_others(ann, people, new_task):
+    """The open tasks, without gold ones, fall from 13 to 0; what is told of them does not."""
+    people.change_settings(random_share=0.0, gold_every=3)
+    gold = [new_task(n, pool="gold", gold=Gold((1, 2, 3, 4))) for n in range(20, 24)]
+    people.add_tasks([*(new_task(n) for n in range(13)), *gold])
+    told, kinds, answer = [], [], claim(ann)
+    while answer["task"] is not None:
+        told.append(answer["counts"]["open"])
+        kinds.append(int(answer["task"]["prompt"][0]["text"].split()[1]) >= 20)
+        answer = submit(ann, answer["task"], len(told)).json()["next"]
+    assert (len(told), sum(kinds), answer["counts"]["open"]) == (17, 4, 0)
+    assert set(told) == {10, 20}
+    falls = [number for number in range(1, 17) if told[number] < told[number - 1]]
+    assert len(falls) == 1
+    assert not kinds[falls[0] - 1]
+
+
 def test_everything_that_a_person_says_is_stored(ann, people, new_task):
     people.add_tasks([new_task(1)])
     task = claim(ann)["task"]

@@ -405,7 +405,7 @@ def test_progress_and_pace_are_shown(visits):
     shown = texts(page)
     line = page.locator(".rk-toolbar .rk-hint")
     pace = "0 today \u00b7 0 in the last hour \u00b7 0 in all"
-    assert line.inner_text() == f"{pace} \u00b7 3 open for the team"
+    assert line.inner_text() == f"{pace} \u00b7 up to 10 open for the team"
     page.wait_for_timeout(1_100)
     press(page, "1 2 3 4 Control+Enter")
     next_task(page, shown)
