@@ -35,7 +35,7 @@ const MEASURES = [
 function agreement({ random, all }) {
   return [
     make('p', { class: 'rk-hint' }, 'Report the random pool: its tasks are chosen by chance. Among all tasks are some that '
-      + 'were chosen because they are hard.'),
+      + 'were chosen because they are hard. People asked because the first ones disagreed are left out.'),
     measures('Random pool', random), measures('All tasks', all),
   ];
 }

@@ -43,6 +43,31 @@ class Agreement:
     """Mean tau-b of two people's rankings of one task."""
 
 
+def asked_first(rankings: Iterable[Ranking]) -> list[Ranking]:
+    """Leave out people who were asked because the first ones had disagreed.
+
+    With theirs, prompts on which people disagree would weigh more than others, and agreement would
+    not be that of prompts chosen by chance. A ranking store notes in ``meta`` how many people were
+    ``planned`` and when each ``submitted_at``; rankings without such notes are all kept.
+    """
+    kept: list[tuple[int, Ranking]] = []
+    tasks: dict[tuple[Prompt, frozenset[str]], list[tuple[int, Ranking]]] = defaultdict(list)
+    for place, ranking in enumerate(rankings):
+        if ranking.action == "skip" or _planned(ranking) is None:
+            kept.append((place, ranking))
+        else:
+            tasks[ranking.prompt, frozenset(ranking.completions)].append((place, ranking))
+    for made in tasks.values():
+        made.sort(key=lambda one: str(one[1].meta.get("submitted_at", "")))
+        kept += made[: max(_planned(one) or 0 for _, one in made)]
+    return [ranking for _, ranking in sorted(kept, key=lambda one: one[0])]
+
+
+def _planned(ranking: Ranking) -> int | None:
+    planned = ranking.meta.get("planned")
+    return planned if type(planned) is int and planned > 0 else None
+
+
 def measure_agreement(
     rankings: Iterable[Ranking], *, resamples: int = 1000, seed: int = 0
 ) -> Agreement:

@@ -10,6 +10,7 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from typing import Any
 
 from rlhf.data.agreement import Agreement, Ranks, agreement_of, kendall_tau_b, places
@@ -22,6 +23,7 @@ from rlhf.rankings.raters import (
     is_counted,
     measure_people,
     median_seconds,
+    planned_rankings,
     ties_share,
 )
 from rlhf.records import Prompt
@@ -30,6 +32,8 @@ from rlhf.store import Covered, Lease, Ranked, RankingStore, Snapshot
 HOUR_MS = 3_600_000
 DAY_MS = 24 * HOUR_MS
 HOURS, DAYS = 24, 14
+_PAUSE_MS = HOUR_MS // 2
+"""Nobody is at work any more when this long nothing has been ranked."""
 _EXPECTED = 5
 """Fewer expected counts than this make the chi-square test unreliable."""
 
@@ -45,7 +49,7 @@ class Coverage:
 
 @dataclass(frozen=True, slots=True)
 class PoolAgreement:
-    """Agreement over the tasks chosen by chance, and over all."""
+    """Agreement over the tasks chosen by chance, and over all, of the people planned."""
 
     random: Agreement
     all: Agreement
@@ -103,8 +107,8 @@ class Desk:
     position_bias: tuple[PositionBias, ...]
     rates: Rates
     eta_hours: float
-    """Free places of open tasks over the rankings per hour of work: those of the 24 hours in
-    which something was ranked. NaN where nothing was."""
+    """Free places of open tasks over the rankings per hour of work in the last 24 hours. Work
+    goes on from one ranking to the next, for half an hour at most. NaN before two rankings."""
     too_fast: tuple[FastRanking, ...]
 
     def to_json(self) -> dict[str, Any]:
@@ -155,9 +159,9 @@ def measure_desk(store: RankingStore, now_ms: int, *, resamples: int = 200, seed
         median_active_s=median_seconds(counted),
         agreement=measure_pools(snapshot, resamples, seed),
         people=measure_people(snapshot, fast, training_pass, resamples, seed),
-        position_bias=_position_bias(counted),
+        position_bias=_position_bias(one for one in counted if not one.simulated),
         rates=_rates(counted),
-        eta_hours=_eta(snapshot.covered, per_hour),
+        eta_hours=_eta(snapshot.covered, [one.submitted_ms for one in done], now_ms),
         too_fast=fast,
     )
 
@@ -169,7 +173,8 @@ def review_list(store: RankingStore) -> tuple[ReviewItem, ...]:
     """
     snapshot = store.snapshot()
     items = []
-    for number, rows in _rows_by_task(snapshot).items():
+    made = [one for one in snapshot.rankings if is_counted(snapshot.ranked_tasks[one.task_id])]
+    for number, rows in _rows_by_task(made).items():
         taus = [
             kendall_tau_b(one, other) for place, one in enumerate(rows) for other in rows[:place]
         ]
@@ -182,8 +187,8 @@ def review_list(store: RankingStore) -> tuple[ReviewItem, ...]:
 
 
 def measure_pools(snapshot: Snapshot, resamples: int, seed: int) -> PoolAgreement:
-    """Measure agreement over the random pool and over all counted tasks."""
-    by_task = _rows_by_task(snapshot)
+    """Measure agreement of the people planned, over the random pool and all counted tasks."""
+    by_task = _rows_by_task(planned_rankings(snapshot))
     tasks = snapshot.ranked_tasks
     everything = [(tasks[number].prompt, rows) for number, rows in by_task.items()]
     by_chance = [
@@ -197,11 +202,11 @@ def measure_pools(snapshot: Snapshot, resamples: int, seed: int) -> PoolAgreemen
     )
 
 
-def _rows_by_task(snapshot: Snapshot) -> dict[int, list[Ranks]]:
-    """Give the orders of each counted task that several people ranked."""
+def _rows_by_task(rankings: Iterable[Ranked]) -> dict[int, list[Ranks]]:
+    """Give the orders of each task that several people ranked."""
     rows: dict[int, list[Ranks]] = defaultdict(list)
-    for ranking in snapshot.rankings:
-        if ranking.action == "rank" and is_counted(snapshot.ranked_tasks[ranking.task_id]):
+    for ranking in rankings:
+        if ranking.action == "rank":
             rows[ranking.task_id].append(places(ranking.ranks, ranking.others_worse))
     return {number: given for number, given in rows.items() if len(given) > 1}
 
@@ -268,12 +273,13 @@ def _rates(rankings: Sequence[Ranked]) -> Rates:
     )
 
 
-def _eta(covered: Iterable[Covered], per_hour: Sequence[int]) -> float:
-    busy = [count for count in per_hour if count]
+def _eta(covered: Iterable[Covered], times_ms: Iterable[int], now_ms: int) -> float:
+    recent = sorted(time for time in times_ms if now_ms - HOURS * HOUR_MS < time <= now_ms)
+    worked = sum(min(after - before, _PAUSE_MS) for before, after in pairwise(recent))
     places_left = sum(
         row.tasks * max(0, row.wanted - row.done) for row in covered if not row.paused
     )
-    return places_left * len(busy) / sum(busy) if busy else math.nan
+    return places_left * worked / HOUR_MS / (len(recent) - 1) if worked else math.nan
 
 
 def _plain(value: Any) -> Any:

@@ -120,6 +120,30 @@ def is_counted(task: RankedTask) -> bool:
     return task.pool not in UNCOUNTED
 
 
+def planned_rankings(snapshot: Snapshot) -> list[Ranked]:
+    """Give the orders that say how far people agree: by those wanted from the start, no program.
+
+    Others are asked where the first ones disagree; with them, such tasks would weigh more than
+    the rest, and a person who guesses would seem to agree.
+    """
+    tasks = snapshot.ranked_tasks
+    made: dict[int, list[Ranked]] = defaultdict(list)
+    for ranking in snapshot.rankings:
+        task = tasks[ranking.task_id]
+        if is_counted(task) and not ranking.simulated and ranking.action != "skip":
+            made[ranking.task_id].append(ranking)
+    first = [
+        ranking
+        for number, theirs in made.items()
+        for ranking in sorted(theirs, key=_arrival)[: tasks[number].planned]
+    ]
+    return [ranking for ranking in first if ranking.action == "rank"]
+
+
+def _arrival(ranking: Ranked) -> tuple[int, int]:
+    return ranking.submitted_ms, ranking.ranking_id
+
+
 def ties_share(rankings: Iterable[Ranked]) -> float:
     """Share of compared pairs that were called equally good; NaN where none was compared."""
     orders: Counter[int | None] = Counter()
@@ -186,9 +210,8 @@ def _timed(rankings: Iterable[Ranked]) -> Iterator[tuple[Ranked, float]]:
 def _agreement_with_others(snapshot: Snapshot) -> dict[str, dict[str, Sums]]:
     """Sum up, per person and prompt, agreement over pairs and the number of pairs."""
     tasks: dict[int, list[Ranked]] = defaultdict(list)
-    for ranking in snapshot.rankings:
-        if ranking.action == "rank" and is_counted(snapshot.ranked_tasks[ranking.task_id]):
-            tasks[ranking.task_id].append(ranking)
+    for ranking in planned_rankings(snapshot):
+        tasks[ranking.task_id].append(ranking)
     sums: dict[str, dict[str, Sums]] = defaultdict(dict)
     for number, rankings in tasks.items():
         prompt = snapshot.ranked_tasks[number].prompt.sha256 if len(rankings) > 1 else ""

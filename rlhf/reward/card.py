@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rlhf.data.agreement import asked_first
 from rlhf.ops.calibration import (
     best_temperature,
     expected_calibration_error,
@@ -366,10 +367,11 @@ def _agreement(rankings: Sequence[Ranking]) -> Interval:
     """How often two annotators of a prompt agree on which of two completions is better.
 
     Of an annotator's rankings of the same completions the last one counts. Rankings without an
-    annotator's name are taken to be by different people.
+    annotator's name are taken to be by different people. Who was asked for a disagreement of
+    others is left out.
     """
     by_prompt: dict[str, dict[object, Ranking]] = defaultdict(dict)
-    for place, ranking in enumerate(rankings):
+    for place, ranking in enumerate(asked_first(rankings)):
         if ranking.action == "rank":
             named = ranking.annotator, tuple(sorted(ranking.completions))
             who = place if ranking.annotator is None else named

@@ -32,7 +32,8 @@ from rlhf.store.queue import add_task, inserted_id
 from rlhf.store.schema import annotators, assignments, tasks
 
 _KEYS = (*(item.name for item in fields(Ranking)),)
-_TIMING = ("submitted_at", "active_ms")
+_APART = ("submitted_at", "active_ms", "planned")
+"""Of what is noted with a ranking, the part that does not belong to what it says."""
 
 
 def to_row(ranking: Ranking) -> dict[str, Any]:
@@ -100,7 +101,7 @@ def fingerprint(rankings: Iterable[Ranking]) -> str:
     lines = []
     for ranking in rankings:
         row = to_row(ranking)
-        row["meta"] = {name: v for name, v in ranking.meta.items() if name not in _TIMING}
+        row["meta"] = {name: v for name, v in ranking.meta.items() if name not in _APART}
         lines.append(json.dumps(row, sort_keys=True))
     return hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
 
@@ -219,7 +220,7 @@ class Importer:
             },
         )
         close(self.conn, assignment, newest_action(self.conn, assignment.id))
-        self._close(task.id)
+        self._close(task.id, _planned(ranking))
         self.added += 1
 
     def _task(self, ranking: Ranking) -> sa.Row[Any]:
@@ -289,12 +290,22 @@ class Importer:
             raise DataError(f"meta 'revision' {revision!r} must be a whole number from 1")
         return revision
 
-    def _close(self, task_id: int) -> None:
+    def _close(self, task_id: int, planned: int | None) -> None:
+        """Ask nobody else; all who ranked were planned unless a store's export says otherwise."""
         self.conn.execute(
             tasks.update()
             .where(tasks.c.id == task_id, tasks.c.n_done > tasks.c.overlap)
-            .values(overlap=tasks.c.n_done)
+            .values(overlap=tasks.c.n_done, planned=tasks.c.n_done)
         )
+        if planned is not None:
+            self.conn.execute(tasks.update().where(tasks.c.id == task_id).values(planned=planned))
+
+
+def _planned(ranking: Ranking) -> int | None:
+    planned = ranking.meta.get("planned")
+    if planned is not None and (type(planned) is not int or not 1 <= planned < 2**31):
+        raise DataError(f"meta 'planned' {planned!r:.40} must be a whole number from 1")
+    return planned
 
 
 def _merge_equal(ranking: Ranking) -> Ranking:

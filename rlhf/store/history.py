@@ -198,6 +198,7 @@ def read_rankings(
             tasks.c.prompt,
             tasks.c.candidates,
             tasks.c.pool,
+            tasks.c.planned,
             tasks.c.meta,
         )
         .join(assignments, assignments.c.id == rankings.c.assignment_id)
@@ -247,6 +248,7 @@ def _meta(row: sa.Row[Any]) -> dict[str, Any]:
     return {
         "task": row.sha256,
         "pool": row.pool,
+        "planned": row.planned,
         "revision": row.revision,
         "submitted_at": _iso(row.submitted_ms),
         **{name: value for name, value in optional.items() if value is not None},

@@ -191,7 +191,12 @@ _LATELY = sa.select(
 )
 _TIMES = (
     sa.select(rankings.c.active_ms)
-    .where(rankings.c.annotator_id == _me, rankings.c.active_ms.is_not(None))
+    .where(
+        rankings.c.annotator_id == _me,
+        rankings.c.active_ms.is_not(None),
+        rankings.c.revision == 1,
+        rankings.c.action != "skip",
+    )
     .order_by(rankings.c.id.desc())
     .limit(PACE_OVER)
 )

@@ -53,6 +53,7 @@ def add_task(
         "candidates": [{"text": c.text, "model": c.model} for c in candidates],
         "n_candidates": len(candidates),
         "overlap": task.overlap,
+        "planned": task.overlap,
         "pool": pool_of(task, random_share),
         "meta": dict(task.meta),
         "created_ms": now_ms,
@@ -98,6 +99,8 @@ def _update_known(
     changed: dict[str, Any] = {}
     if task.overlap > known.overlap:
         changed["overlap"] = task.overlap
+    if task.overlap > known.planned:
+        changed["planned"] = task.overlap
     if gold is not None:
         if known.pool != task.pool:
             raise DataError(
@@ -203,7 +206,7 @@ _IN_STATE = {
 }
 
 _KNOWN: sa.Select[Any] = sa.select(
-    tasks.c.id, tasks.c.overlap, tasks.c.pool, tasks.c.candidates
+    tasks.c.id, tasks.c.overlap, tasks.c.planned, tasks.c.pool, tasks.c.candidates
 ).where(tasks.c.sha256 == sa.bindparam("sha256"))
 _ADD = tasks.insert().returning(tasks.c.id)
 _SET_PRIORITY = (

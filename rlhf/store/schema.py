@@ -41,6 +41,8 @@ tasks = sa.Table(
     sa.Column("paused", sa.Boolean, nullable=False, server_default=sa.false()),
     sa.Column("gold", _json),
     sa.Column("lottery", sa.Integer, nullable=False, server_default="0"),
+    # Wanted from the start; ``overlap`` may be more, for what the first people said.
+    sa.Column("planned", sa.Integer, nullable=False, server_default="1"),
     sa.CheckConstraint("n_candidates BETWEEN 2 AND 9", name="tasks_n_candidates"),
     sa.CheckConstraint("overlap >= 1", name="tasks_overlap"),
     sa.CheckConstraint("n_done >= 0", name="tasks_n_done"),

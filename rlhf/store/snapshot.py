@@ -36,6 +36,8 @@ class RankedTask:
     pool: str
     gold: Ranks | None
     """The known answer, in the order of the candidates."""
+    planned: int
+    """People wanted from the start; later ones were asked for what these said."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +55,10 @@ class Ranked:
     """Every flag raised, on whichever candidate."""
     reason: str
     active_ms: int | None
+    """Spent on it, corrections included."""
     simulated: bool
     submitted_ms: int
+    """When it was first made; a correction does not move it."""
     shown_order: tuple[int, ...] | None
     """Which candidate stood at each place of the screen; None where that is not known."""
 
@@ -120,7 +124,8 @@ def read_snapshot(conn: sa.Connection, now_ms: int) -> Snapshot:
 def _ranked_task(row: sa.Row[Any]) -> RankedTask:
     prompt = Prompt.parse(row.prompt)
     length = len(prompt.text) + sum(len(candidate["text"]) for candidate in row.candidates)
-    return RankedTask(prompt, length, row.pool, tuple(row.gold["ranks"]) if row.gold else None)
+    gold = tuple(row.gold["ranks"]) if row.gold else None
+    return RankedTask(prompt, length, row.pool, gold, row.planned)
 
 
 def _ranked(row: sa.Row[Any]) -> Ranked:
@@ -160,10 +165,18 @@ _LEASES = (
     .order_by(assignments.c.lease_until_ms, assignments.c.id)
 )
 _TASKS: sa.Select[Any] = (
-    sa.select(tasks.c.id, tasks.c.prompt, tasks.c.candidates, tasks.c.pool, tasks.c.gold)
+    sa.select(
+        tasks.c.id,
+        tasks.c.prompt,
+        tasks.c.candidates,
+        tasks.c.pool,
+        tasks.c.gold,
+        tasks.c.planned,
+    )
     .where(tasks.c.id.in_(sa.select(rankings.c.task_id)))
     .order_by(tasks.c.id)
 )
+_all = rankings.alias("all_revisions")
 _RANKINGS: sa.Select[Any] = (
     sa.select(
         rankings.c.id,
@@ -173,9 +186,17 @@ _RANKINGS: sa.Select[Any] = (
         rankings.c.others_worse,
         rankings.c.flags,
         rankings.c.reason,
-        rankings.c.active_ms,
+        sa.select(sa.cast(sa.func.sum(_all.c.active_ms), sa.BigInteger))
+        .where(_all.c.assignment_id == rankings.c.assignment_id)
+        .scalar_subquery()
+        .label("active_ms"),
         rankings.c.simulated,
-        rankings.c.submitted_ms,
+        sa.func.coalesce(
+            sa.select(sa.func.min(_all.c.submitted_ms))
+            .where(_all.c.assignment_id == rankings.c.assignment_id, _all.c.action != "skip")
+            .scalar_subquery(),
+            rankings.c.submitted_ms,
+        ).label("submitted_ms"),
         annotators.c.pseudonym,
         assignments.c.shown_order,
     )

@@ -120,7 +120,16 @@ def test_tasks_are_counted_by_people_wanted_and_people_done(store):
     assert (progress.tasks, progress.open, progress.done) == (desk.tasks, desk.open, desk.done)
 
 
-def test_the_time_left_is_that_of_the_hours_in_which_people_work(store):
+def test_an_hour_just_begun_counts_by_what_was_worked_of_it(store):
+    """Ten rankings, one every 5 s, and 119 to go: 119 * 5 s."""
+    for number in range(119):
+        texts = [Candidate("a"), Candidate("b")]
+        store.add_task(Prompt.parse(f"new {number}"), texts, pool="batch")
+    made = [ranking(f"p{n}", (1, 2), "ann", age_h=5 * n / 3600) for n in range(10)]
+    assert measure(store, *made).eta_hours == pytest.approx(119 * 5 / 3600)
+
+
+def test_the_time_left_goes_by_the_time_between_rankings(store):
     prompts = [(f"p{number}", age) for number, age in enumerate((0, 0, 0, 5, 20, 30))]
     for number, overlap in enumerate((2, 3)):
         texts = [Candidate("a"), Candidate("b")]
@@ -129,8 +138,9 @@ def test_the_time_left_is_that_of_the_hours_in_which_people_work(store):
     paused = store.add_task(Prompt.parse("paused"), texts, overlap=9, pool="batch")
     store.pause_task(paused, True)
     desk = measure_desk(store, NOW_MS)
-    # Five rankings in three hours of the last 24; five places are free: 5 / (5 / 3) hours.
-    assert desk.eta_hours == pytest.approx(3.0)
+    # Of the last 24 hours: 15 h, 5 h, none and none lay between rankings, of which half an hour
+    # counts as work. So 4 in an hour, and five places are free.
+    assert desk.eta_hours == pytest.approx(5 / 4)
     assert desk.per_hour[-1] == 3
     assert (desk.per_hour[-6], desk.per_hour[-21], sum(desk.per_hour)) == (1, 1, 5)
     # It is 15:06 UTC: 20 and 30 hours ago was yesterday.
@@ -248,6 +258,21 @@ def test_too_fast_is_less_than_a_quarter_of_the_usual_or_three_seconds(store):
     assert all(isinstance(row.ranking, int) for row in desk.too_fast)
 
 
+def test_a_correction_adds_its_time_and_moves_nothing(store_path):
+    now = [NOW_MS / 1000]
+    with RankingStore.open(store_path, clock=lambda: now[0]) as store:
+        store.add_task(Prompt.parse("one"), [Candidate("a"), Candidate("b")], pool="batch")
+        given = store.claim("ann")
+        store.submit(given.id, "ann", Submission("request-1", (1, 2), active_ms=60_000))
+        now[0] += 3 * 86_400
+        again = Submission("request-2", (2, 1), active_ms=2_000, replaces=1)
+        store.submit(given.id, "ann", again)
+        desk = measure_desk(store, round(now[0] * 1000))
+        assert store.standing("ann").median_active_ms == 60_000
+    assert (desk.too_fast, desk.median_active_s) == ((), 62.0)
+    assert (sum(desk.per_hour), desk.per_day[-4], sum(desk.per_day)) == (0, 1, 1)
+
+
 def test_less_than_three_seconds_are_too_few_for_any_text(store):
     times = [4_000] * 9 + [2_999, 3_000]
     desk = measure(
@@ -274,6 +299,7 @@ def test_the_place_of_the_best_answer_by_hand(store):
         ranking("p3", (1, 1, 2), "ann", shown_order=[0, 1, 2]),  # two are best
         ranking("p4", (1, 2, 3), "ann"),  # nobody knows what was shown where
         ranking("p5", (2, 1), "ann", shown_order=[1, 0]),
+        ranking("p6", (1, 2), "program", shown_order=[1, 0], simulated=True),
     )
     assert [(row.k, row.counts, row.df) for row in desk.position_bias] == [
         (2, (1, 0), 1),
@@ -356,6 +382,38 @@ def test_agreement_is_that_of_the_random_pool_and_of_all(store):
     )
     assert (desk.agreement.random.prompts, desk.agreement.random.strict.value) == (1, 1.0)
     assert (desk.agreement.all.prompts, desk.agreement.all.strict.value) == (2, 0.5)
+
+
+def test_a_third_person_asked_for_a_disagreement_does_not_count(store):
+    """Two tasks of four alike: 0.5. With the third people's it would be 2 + 2 / 3 of 4."""
+    texts = (Candidate("a"), Candidate("b"))
+    store.add_tasks(
+        NewTask(Prompt.parse(f"task {n}"), texts, overlap=2, pool="random") for n in range(4)
+    )
+    for name, orders in {"ann": "aaaa", "bob": "aabb", "cyd": "bb"}.items():
+        store.add_annotator(name, name)
+        for number, best in enumerate(orders):
+            given = store.claim(name)
+            ranks = tuple(1 if text == best else 2 for text in given.completions)
+            store.submit(given.id, name, Submission(f"{name}-{number:05}", ranks))
+    assert store.claim("cyd") is None
+    desk = measure_desk(store, NOW_MS)
+    assert [(row.wanted, row.done, row.tasks) for row in desk.coverage] == [(2, 2, 2), (3, 3, 2)]
+    for found in (desk.agreement.random, desk.agreement.all):
+        assert found.strict.value == pytest.approx(0.5)
+    assert person(desk, "ann").agreement_with_others.value == pytest.approx(0.5)
+    assert math.isnan(person(desk, "cyd").agreement_with_others.value)
+
+
+def test_programs_do_not_agree_with_people(store):
+    desk = measure(
+        store,
+        ranking("one", (1, 2), "ann"),
+        ranking("one", (2, 1), "program", simulated=True),
+        ranking("one", (1, 2), "bob"),
+    )
+    assert desk.agreement.all.strict.value == 1.0
+    assert math.isnan(person(desk, "program").agreement_with_others.value)
 
 
 def test_what_people_disagree_on_comes_first_for_reviewers(store):

@@ -6,6 +6,7 @@ import random
 import pytest
 
 from rlhf.data.agreement import (
+    asked_first,
     bootstrap,
     kendall_tau_b,
     krippendorff_alpha,
@@ -41,6 +42,22 @@ def test_alpha_is_undefined_where_nobody_could_disagree():
     assert math.isnan(krippendorff_alpha(["aa", "aa"]))
     assert math.isnan(krippendorff_alpha(["a", "b"]))
     assert krippendorff_alpha(["aa", "bb"]) == 1.0
+
+
+def test_people_asked_for_a_disagreement_are_left_out():
+    def noted(ranks, annotator, hour, planned=2, **rest):
+        meta = {"planned": planned, "submitted_at": f"2026-01-01T{hour:02}:00:00.000Z"}
+        return ranked("p", ranks, annotator, meta=meta, **rest)
+
+    third = noted((1, 2), "cyd", 9)
+    skip = noted((None, None), "dan", 1, action="skip")
+    ann, bob = noted((1, 2), "ann", 7), noted((2, 1), "bob", 8)
+    assert asked_first([skip, third, ann, bob]) == [skip, ann, bob]
+    assert asked_first([third, ann]) == [third, ann]
+    plain = [ranked("p", (1, 2), name) for name in ("ann", "bob", "cyd")]
+    assert asked_first(plain) == plain
+    odd = [noted((1, 2), "ann", 7, planned="2")]
+    assert asked_first(odd) == odd
 
 
 @pytest.mark.parametrize(

@@ -32,14 +32,13 @@ def test_counts_coverage_and_agreement(people_store):
     assert done["bob"] == ["2", "1", "0", "0", "0.0", "%"]
     assert done["eve"] == ["(program)", "1", "0", "0", "0", "0.0", "%"]
     assert done["all"] == ["5", "1", "0", "1", "11.1", "%"]
-    # ann: ab 1 of 2 others alike, ac 1 of 1, and "two" 0 of 1: 1.5 / 3.
-    assert quality["ann"][0] == "0.500"
+    # ann: ab and ac like bob, "two" not: 2 / 3. The program is nobody's other.
+    assert quality["ann"][0] == "0.667"
     assert "0 of 2      1" in text
     found = tables(text)
     assert "over 2 prompts that several people ranked" in text
-    # Strict pairs of "one": a b 1 of 3 alike with weight 1/2 each, a c 1 of 1; of "two": 0 of 1.
-    # So (1.5 / 3 + 1 + 0) / (1.5 + 1 + 1) = 1.5 / 3.5.
-    assert found["agreement, all tasks"]["strict"][1] == "0.429"
+    # Strict pairs of ann and bob: a b and a c of "one" alike, a b of "two" not.
+    assert found["agreement, all tasks"]["strict"][1] == "0.667"
 
 
 def test_the_random_pool_comes_first(store_path):

@@ -344,6 +344,11 @@ def test_nobody_agrees_with_themselves():
     assert agreement(first, skipped) == (None, 0)
     # What bob was not shown he did not order.
     assert agreement(first, ranked("a", {"1": 1, "3": 2}, annotator="bob")) == (None, 0)
+    planned = {"meta": {"planned": 2, "submitted_at": "2026-01-01T00:00:00.000Z"}}
+    asked = {"meta": {"planned": 2, "submitted_at": "2026-01-02T00:00:00.000Z"}}
+    third = ranked("a", {"3": 1, "2": 2}, annotator="cat", **asked)
+    first, bob = replace(first, **planned), replace(bob, **planned)
+    assert agreement(third, first, bob) == (0, 1)
     nameless = ranked("a", {"3": 1, "2": 2})
     assert agreement(nameless, nameless) == (1, 1)
 

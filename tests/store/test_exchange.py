@@ -74,6 +74,23 @@ def test_an_older_export_does_not_undo_a_correction(store, tmp_path, new_task):
         assert other.fingerprint() == store.fingerprint()
 
 
+def test_an_export_says_how_many_people_were_planned(store, tmp_path, new_task):
+    """A third one, asked for a disagreement, stays one more than planned."""
+    store.add_tasks([new_task(1, overlap=2)])
+    for name, ranks in (("ann", (1, 2, 3, 4)), ("bob", (4, 3, 2, 1)), ("cyd", (1, 2, 3, 4))):
+        held = store.claim(name)
+        own = tuple(ranks[int(text.rsplit(".", 1)[1])] for text in held.completions)
+        store.submit(held.id, name, Submission(f"request-{name}", own))
+    store.export_jsonl(tmp_path / "out.jsonl")
+    with RankingStore.open(tmp_path / "other.sqlite") as other:
+        other.import_jsonl(tmp_path / "out.jsonl")
+        (task,) = other.snapshot().ranked_tasks.values()
+        assert (task.planned, next(other.tasks()).overlap) == (2, 3)
+        other.add_tasks([new_task(1, overlap=3)])
+        (task,) = other.snapshot().ranked_tasks.values()
+        assert task.planned == 3
+
+
 def test_the_fingerprint_sees_what_is_said_and_not_when(filled, clock, tmp_path):
     before = filled.fingerprint()
     assert before == filled.fingerprint()

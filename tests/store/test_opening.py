@@ -66,7 +66,7 @@ def test_migrations_build_what_the_code_expects(store):
     with store._database.read() as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True})
         assert compare_metadata(context, metadata) == []
-        assert context.get_current_revision() == "0002"
+        assert context.get_current_revision() == "0003"
         checks = [
             {check["name"] for check in sa.inspect(connection).get_check_constraints(name)}
             for name in metadata.tables
@@ -106,7 +106,7 @@ def test_a_newer_schema_is_refused(place, raw):
     RankingStore.open(place).close()
     with raw.begin() as connection:
         connection.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
-    with pytest.raises(StoreError, match=r"schema 9999, newer than 0002 .* upgrade rlhf"):
+    with pytest.raises(StoreError, match=r"schema 9999, newer than 0003 .* upgrade rlhf"):
         RankingStore.open(place)
 
 

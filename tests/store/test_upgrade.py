@@ -29,7 +29,7 @@ FIRST_ROWS = (
     'created_ms) VALUES (\'aa\', \'"p"\', \'[{"text": "a", "model": null}, '
     '{"text": "b", "model": null}]\', 2, 1, \'normal\', \'{}\', 1, 0), '
     '(\'bb\', \'"q"\', \'[{"text": "a", "model": null}, '
-    '{"text": "b", "model": null}]\', 2, 1, \'normal\', \'{}\', 0, 0)',
+    '{"text": "b", "model": null}]\', 2, 3, \'normal\', \'{}\', 0, 0)',
     "INSERT INTO assignments (task_id, annotator_id, state, shown_order, lease_until_ms, "
     "created_ms) VALUES (1, 1, 'done', '[1, 0]', 0, 0)",
     "INSERT INTO rankings (request_id, assignment_id, task_id, annotator_id, revision, action, "
@@ -67,6 +67,8 @@ def test_an_old_store_is_upgraded_with_what_it_holds(old_store, raw):
         assert store.people.accounts() == ()
     with raw.begin() as connection:
         lots = connection.exec_driver_sql("SELECT lottery FROM tasks ORDER BY id").scalars().all()
+        planned = connection.exec_driver_sql("SELECT planned FROM tasks ORDER BY id").scalars()
+        assert planned.all() == [1, 2], "of three, the third may have been asked later"
     assert lots == [lottery_of("aa"), lottery_of("bb")]
     rows = links(raw)
     assert [row["chain"] for row in rows] == expected_links(rows)
@@ -104,7 +106,7 @@ def test_an_upgrade_that_fails_leaves_the_old_store(old_store, raw, monkeypatch)
 
 def test_there_is_one_line_of_revisions():
     script = ScriptDirectory(MIGRATIONS)
-    assert [revision.revision for revision in script.walk_revisions()] == ["0002", "0001"]
+    assert [revision.revision for revision in script.walk_revisions()] == ["0003", "0002", "0001"]
 
 
 # -- the chain -------------------------------------------------------------------------------------
