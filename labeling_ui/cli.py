@@ -124,6 +124,8 @@ def _serve(options: argparse.Namespace) -> int:
             f"{counts.rankings} rankings ({counts.simulated} simulated)\n"
             f"{_where(options, app.state.link)} (Ctrl+C ends it)\n"
         )
+        if store.warning is not None:
+            sys.stderr.write(f"note: {store.warning}\n")
         sys.stderr.flush()
         serve(app, listening, certificate=_certificate(options))
     return 0

@@ -47,6 +47,11 @@ class Database(ABC):
         with self._translated("can't be read"), self._readers.begin() as conn:
             yield conn
 
+    @property
+    def warning(self) -> str | None:
+        """Say what a person who serves the store should know of it."""
+        return None
+
     @abstractmethod
     def purge(self, *tables: str) -> None:
         """Rewrite tables so that nothing of a deleted row is left in their files."""

@@ -16,8 +16,11 @@ from typing import Any
 import sqlalchemy as sa
 
 from rlhf.errors import StoreError
+from rlhf.store.disks import remote_file_system
 from rlhf.store.engine import APPLICATION_ID, BUSY_TIMEOUT_MS, Database, migrate
 
+_SAFE = (3, 51, 3)
+"""Before it, two processes that move the log into the file at once can damage it."""
 _MAGIC = b"SQLite format 3\x00"
 _DURABLE: dict[str, str | int] = {
     "journal_mode": "wal",
@@ -52,6 +55,17 @@ class SQLiteDatabase(Database):
         except BaseException:
             self.close()
             raise
+
+    @property
+    def warning(self) -> str | None:
+        """Say what speaks against several processes, where this machine's SQLite is old."""
+        if sqlite3.sqlite_version_info >= _SAFE:
+            return None
+        return (
+            f"SQLite {sqlite3.sqlite_version} has a fault, mended in {'.'.join(map(str, _SAFE))}, "
+            "that can damage a store which two processes write at once: sample and import while "
+            "the page is not running, or use PostgreSQL"
+        )
 
     def purge(self, *tables: str) -> None:
         """Rewrite the whole file, and empty its log.
@@ -96,6 +110,12 @@ def _prepare(path: Path, *, create: bool) -> None:
         raise StoreError(f"{path}: is a folder; a store is a file such as {path / 'store.sqlite'}")
     if not path.parent.is_dir():
         raise StoreError(f"{path.parent}: no such folder; make it first")
+    remote = remote_file_system(path.parent)
+    if remote is not None:
+        raise StoreError(
+            f"{path}: lies on {remote}, where SQLite can lose rankings; put the store on a local "
+            "disk, or give the URL of a PostgreSQL database"
+        )
     try:
         if not path.exists():
             _make_file(path, create=create)

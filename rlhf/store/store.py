@@ -80,6 +80,11 @@ class RankingStore:
         """Where the store is: its file, or its URL without a password."""
         return self._database.place
 
+    @property
+    def warning(self) -> str | None:
+        """What a person who serves the store should know of it; None where it is nothing."""
+        return self._database.warning
+
     def close(self) -> None:
         """Close the store; nothing is lost without it."""
         self._database.close()

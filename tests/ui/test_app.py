@@ -208,6 +208,14 @@ def test_a_local_start_prints_its_link(files, served, capsys, serve):
     assert "0 of 0 tasks open" in told.err
 
 
+@pytest.mark.parametrize(("version", "warned"), [((3, 51, 2), True), ((3, 51, 3), False)])
+@pytest.mark.usefixtures("files", "served")
+def test_an_old_sqlite_is_told_of(capsys, monkeypatch, version, warned):
+    monkeypatch.setattr("sqlite3.sqlite_version_info", version)
+    _, told = run(capsys, f"{LOCAL} --annotator Ann")
+    assert ("use PostgreSQL" in told.err) is warned
+
+
 @pytest.mark.parametrize(
     ("line", "address", "https", "hosts"),
     [
