@@ -25,6 +25,7 @@ from rlhf.store.history import (
     content_of,
     current_revision,
     find_request,
+    find_revision,
     is_same,
     newest_action,
 )
@@ -34,6 +35,7 @@ from rlhf.store.schema import annotators, assignments, tasks
 _KEYS = (*(item.name for item in fields(Ranking)),)
 _APART = ("submitted_at", "active_ms", "planned")
 """Of what is noted with a ranking, the part that does not belong to what it says."""
+_MAX_REVISION = 2**31 - 1
 
 
 def to_row(ranking: Ranking) -> dict[str, Any]:
@@ -285,9 +287,17 @@ class Importer:
     def _revision(self, ranking: Ranking, task_id: int, annotator: int) -> int:
         revision = ranking.meta.get("revision")
         if revision is None:
-            return current_revision(self.conn, task_id, annotator) + 1
-        if type(revision) is not int or revision < 1:
-            raise DataError(f"meta 'revision' {revision!r} must be a whole number from 1")
+            revision = current_revision(self.conn, task_id, annotator) + 1
+        if type(revision) is not int or not 1 <= revision <= _MAX_REVISION:
+            raise DataError(
+                f"meta 'revision' {revision!r} must be a whole number from 1 to {_MAX_REVISION}"
+            )
+        taken = find_revision(self.conn, task_id, annotator, revision)
+        if taken is not None:
+            raise DataError(
+                f"meta 'revision' {revision} of this person's ranking is taken by "
+                f"{taken.request_id!r}; leave it out to make it the next"
+            )
         return revision
 
     def _close(self, task_id: int, planned: int | None) -> None:

@@ -181,6 +181,18 @@ def current_revision(conn: sa.Connection, task_id: int, annotator: int) -> int:
     return int(conn.scalar(newest) or 0)
 
 
+def find_revision(
+    conn: sa.Connection, task_id: int, annotator: int, revision: int
+) -> sa.Row[Any] | None:
+    """Find a revision of somebody's ranking of a task."""
+    query = sa.select(rankings).where(
+        rankings.c.task_id == task_id,
+        rankings.c.annotator_id == annotator,
+        rankings.c.revision == revision,
+    )
+    return conn.execute(query).first()
+
+
 def read_rankings(
     conn: sa.Connection,
     *,

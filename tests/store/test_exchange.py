@@ -167,6 +167,8 @@ ROW = {"prompt": "p", "completions": ["a", "b"], "ranks": [1, 2], "id": "ranking
         (json.dumps({**ROW, "strengths": [7]}), "a strength"),
         (json.dumps({**ROW, "flags": [1, 2]}), "'flags'"),
         (json.dumps({**ROW, "meta": {"revision": 0}}), "revision"),
+        (json.dumps({**ROW, "meta": {"revision": 2**31}}), "from 1 to 2147483647"),
+        (json.dumps({**ROW, "meta": {"revision": True}}), "revision"),
         (json.dumps({**ROW, "meta": {"models": ["m"]}}), "models"),
         (json.dumps({**ROW, "meta": {"shown_order": [0, 0]}}), "shown_order"),
         (json.dumps({**ROW, "meta": {"shown_order": ["0", 1]}}), "shown_order"),
@@ -190,6 +192,22 @@ def test_two_rankings_under_one_id_are_refused(store):
         store.import_rankings([from_row(ROW | {"annotator": "x", "ranks": [2, 1]})])
     with pytest.raises(DataError, match="another ranking's"):
         store.import_rankings([from_row(ROW | {"annotator": "y"})])
+
+
+def test_two_rankings_of_one_revision_are_refused(store, tmp_path):
+    row = ROW | {"annotator": "x", "meta": {"revision": 1}}
+    source = tmp_path / "in.jsonl"
+    source.write_text(f"{json.dumps(row)}\n{json.dumps(row | {'id': 'ranking-2'})}\n")
+    with pytest.raises(DataError, match=r"in\.jsonl:2: meta 'revision' 1 .*'ranking-1'"):
+        store.import_jsonl(source)
+    assert store.progress().tasks == 0
+
+
+def test_no_revision_follows_the_highest_one(store):
+    row = ROW | {"annotator": "x"}
+    store.import_rankings([from_row(row | {"meta": {"revision": 2**31 - 1}})])
+    with pytest.raises(DataError, match="from 1 to 2147483647"):
+        store.import_rankings([from_row(row | {"id": "ranking-2"})])
 
 
 def test_missing_and_unreadable_files(store, tmp_path):
