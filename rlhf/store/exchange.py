@@ -9,7 +9,7 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ _KEYS = (*(item.name for item in fields(Ranking)),)
 _APART = ("submitted_at", "active_ms", "planned")
 """Of what is noted with a ranking, the part that does not belong to what it says."""
 _MAX_REVISION = 2**31 - 1
+_EARLIEST, _LATEST = (datetime(year, 1, 1, tzinfo=UTC) for year in (1970, 2100))
 
 
 def to_row(ranking: Ranking) -> dict[str, Any]:
@@ -357,6 +358,7 @@ def _shown(ranking: Ranking, order: list[int]) -> list[int] | None:
 
 
 def _submitted_ms(ranking: Ranking, now_ms: int) -> int:
+    """Read when a ranking was made; a time without an offset is UTC."""
     text = _get(ranking.meta, "submitted_at", str, None)
     if text is None:
         return now_ms
@@ -364,4 +366,8 @@ def _submitted_ms(ranking: Ranking, now_ms: int) -> int:
         moment = datetime.fromisoformat(text)
     except ValueError:
         raise DataError(f"meta 'submitted_at' {text!r} is not an ISO 8601 time") from None
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=UTC)
+    if not _EARLIEST <= moment <= _LATEST:
+        raise DataError(f"meta 'submitted_at' {text!r} must be a time from 1970 to 2100-01-01, UTC")
     return round(moment.timestamp() * 1000)

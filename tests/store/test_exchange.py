@@ -1,6 +1,7 @@
 """Export and import: lossless, idempotent, and one line for what can't be used."""
 
 import json
+import time
 
 import pytest
 
@@ -173,6 +174,10 @@ ROW = {"prompt": "p", "completions": ["a", "b"], "ranks": [1, 2], "id": "ranking
         (json.dumps({**ROW, "meta": {"shown_order": [0, 0]}}), "shown_order"),
         (json.dumps({**ROW, "meta": {"shown_order": ["0", 1]}}), "shown_order"),
         (json.dumps({**ROW, "meta": {"submitted_at": "noon"}}), "submitted_at"),
+        (json.dumps({**ROW, "meta": {"submitted_at": "9999-12-31T23:59:59-14:00"}}), "to 2100"),
+        (json.dumps({**ROW, "meta": {"submitted_at": "0001-01-01T00:00:00+14:00"}}), "from 1970"),
+        (json.dumps({**ROW, "meta": {"submitted_at": "1970-01-01T00:00:00+00:01"}}), "from 1970"),
+        (json.dumps({**ROW, "meta": {"submitted_at": "2100-01-01T00:00:01Z"}}), "to 2100"),
     ],
 )
 def test_a_bad_row_is_named_and_nothing_is_stored(store, tmp_path, row, message):
@@ -192,6 +197,30 @@ def test_two_rankings_under_one_id_are_refused(store):
         store.import_rankings([from_row(ROW | {"annotator": "x", "ranks": [2, 1]})])
     with pytest.raises(DataError, match="another ranking's"):
         store.import_rankings([from_row(ROW | {"annotator": "y"})])
+
+
+@pytest.fixture
+def far_away(monkeypatch):
+    """A machine whose clock is not that of UTC."""
+    with monkeypatch.context() as patch:
+        patch.setenv("TZ", "America/New_York")
+        time.tzset()
+        yield
+    time.tzset()
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [
+        ("2024-02-03T04:05:06", "2024-02-03T04:05:06.000Z"),
+        ("2024-02-03T04:05:06-05:00", "2024-02-03T09:05:06.000Z"),
+        ("1970-01-01T00:00:00Z", "1970-01-01T00:00:00.000Z"),
+        ("2099-12-31T19:00:00-05:00", "2100-01-01T00:00:00.000Z"),
+    ],
+)
+def test_a_time_without_an_offset_is_utc_wherever_it_is_read(store, far_away, given, kept):
+    store.import_rankings([from_row(ROW | {"meta": {"submitted_at": given}})])
+    assert [ranking.meta["submitted_at"] for ranking in store.rankings()] == [kept]
 
 
 def test_two_rankings_of_one_revision_are_refused(store, tmp_path):
