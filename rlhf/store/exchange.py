@@ -17,7 +17,7 @@ import sqlalchemy as sa
 
 from rlhf.errors import DataError, RlhfError
 from rlhf.records import Candidate, Prompt, Ranking
-from rlhf.store.checks import check_submission, dense_ranks
+from rlhf.store.checks import check_submission, dense_ranks, is_text
 from rlhf.store.contracts import NewTask, Submission
 from rlhf.store.history import (
     append,
@@ -172,6 +172,7 @@ class Importer:
     def add(self, place: str, ranking: Ranking) -> None:
         """Append one ranking; ``place`` stands in front of errors."""
         try:
+            _check_models(ranking)
             self._add(_merge_equal(ranking))
         except RlhfError as error:
             raise DataError(f"{place}: {error}") from None
@@ -228,8 +229,6 @@ class Importer:
 
     def _task(self, ranking: Ranking) -> sa.Row[Any]:
         models = _get(ranking.meta, "models", list, [None] * len(ranking.completions))
-        if len(models) != len(ranking.completions):
-            raise DataError("meta 'models' must hold one entry per completion")
         task = NewTask(
             ranking.prompt,
             tuple(map(Candidate, ranking.completions, models)),
@@ -317,6 +316,17 @@ def _planned(ranking: Ranking) -> int | None:
     if planned is not None and (type(planned) is not int or not 1 <= planned < 2**31):
         raise DataError(f"meta 'planned' {planned!r:.40} must be a whole number from 1")
     return planned
+
+
+def _check_models(ranking: Ranking) -> None:
+    models = _get(ranking.meta, "models", list, None)
+    if models is None:
+        return
+    if len(models) != len(ranking.completions):
+        raise DataError("meta 'models' must hold one entry per completion")
+    for model in models:
+        if model is not None and not is_text(model):
+            raise DataError(f"meta 'models' must be text or null, not {model!r}")
 
 
 def _merge_equal(ranking: Ranking) -> Ranking:

@@ -171,6 +171,8 @@ ROW = {"prompt": "p", "completions": ["a", "b"], "ranks": [1, 2], "id": "ranking
         (json.dumps({**ROW, "meta": {"revision": 2**31}}), "from 1 to 2147483647"),
         (json.dumps({**ROW, "meta": {"revision": True}}), "revision"),
         (json.dumps({**ROW, "meta": {"models": ["m"]}}), "models"),
+        (json.dumps({**ROW, "meta": {"models": [1, 2]}}), "'models' must be text or null"),
+        (json.dumps({**ROW, "meta": {"models": ["m", "\0"]}}), "'models' must be text or null"),
         (json.dumps({**ROW, "meta": {"shown_order": [0, 0]}}), "shown_order"),
         (json.dumps({**ROW, "meta": {"shown_order": ["0", 1]}}), "shown_order"),
         (json.dumps({**ROW, "meta": {"submitted_at": "noon"}}), "submitted_at"),
@@ -221,6 +223,12 @@ def far_away(monkeypatch):
 def test_a_time_without_an_offset_is_utc_wherever_it_is_read(store, far_away, given, kept):
     store.import_rankings([from_row(ROW | {"meta": {"submitted_at": given}})])
     assert [ranking.meta["submitted_at"] for ranking in store.rankings()] == [kept]
+
+
+def test_models_of_equal_completions_are_checked_too(store):
+    row = {"prompt": "p", "completions": ["a", "b", "a"], "ranks": [1, 2, 1]}
+    with pytest.raises(DataError, match="'models' must be text or null"):
+        store.import_rankings([from_row(row | {"meta": {"models": ["m", None, 3]}})])
 
 
 def test_two_rankings_of_one_revision_are_refused(store, tmp_path):
