@@ -206,7 +206,7 @@ def _read_password(options: argparse.Namespace) -> str:
     if options.generate:
         return generate()
     if options.password_stdin:
-        password = sys.stdin.readline().rstrip("\r\n")
+        password = _read_line()
     elif sys.stdin.isatty():
         password = getpass.getpass("Password: ")
         if getpass.getpass("Again: ") != password:
@@ -215,6 +215,14 @@ def _read_password(options: argparse.Namespace) -> str:
         raise ConfigError("no terminal to ask for a password; use --password-stdin or --generate")
     require_good(password, options.name)
     return password
+
+
+def _read_line() -> str:
+    """Read a line of standard input as UTF-8, whatever the locale would make of it."""
+    try:
+        return sys.stdin.buffer.readline().decode("utf-8").rstrip("\r\n")
+    except UnicodeDecodeError:
+        raise ConfigError("--password-stdin: is not UTF-8; send it as UTF-8") from None
 
 
 def _told(password: str, options: argparse.Namespace) -> str:

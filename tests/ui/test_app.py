@@ -1,5 +1,6 @@
 """The page, the imports behind it, and the command line that starts it."""
 
+import io
 import os
 import re
 import select
@@ -284,15 +285,30 @@ def test_a_password_by_a_pipe(files, capsys, monkeypatch):
     assert Passwords().check("a long enough secret", account(name="adm")[1])
 
 
-def open_text(text):
-    class Typed:
-        def readline(self):
-            return text.partition("\n")[0] + "\n"
+def open_text(text, encoding="utf-8"):
+    return open_bytes(text.encode(), encoding)
 
-        def isatty(self):
-            return False
 
-    return Typed()
+def open_bytes(content, encoding="utf-8", errors="strict"):
+    """Standard input as a locale of that encoding opens it."""
+    return io.TextIOWrapper(io.BytesIO(content), encoding, errors)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii", "latin-1"])
+def test_a_password_by_a_pipe_is_utf_8_in_every_locale(files, capsys, monkeypatch, encoding):
+    monkeypatch.setattr("sys.stdin", open_text("ein großes Geheimnis\r\n", encoding))
+    assert run(capsys, f"set-password adm --password-stdin {TEAM}")[0] == 0
+    assert Passwords().check("ein großes Geheimnis", account(name="adm")[1])
+
+
+@pytest.mark.parametrize("errors", ["strict", "surrogateescape"])
+def test_a_password_that_is_not_utf_8_is_one_line_and_exit_2(files, capsys, monkeypatch, errors):
+    before = account(name="adm")
+    monkeypatch.setattr("sys.stdin", open_bytes(b"ein gro\xdfes Geheimnis\n", "utf-8", errors))
+    status, told = run(capsys, f"set-password adm --password-stdin {TEAM}")
+    assert (status, told.out) == (2, "")
+    assert told.err == "error: --password-stdin: is not UTF-8; send it as UTF-8\n"
+    assert account(name="adm") == before
 
 
 def test_a_password_at_the_terminal_is_asked_for_twice(files, capsys, monkeypatch):
