@@ -6,6 +6,7 @@ What a failed login says and how long it takes don't depend on whether the name 
 from __future__ import annotations
 
 import hmac
+import ipaddress
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from urllib.parse import parse_qs
@@ -199,9 +200,17 @@ def _key(name: str) -> str:
 
 
 def _address(request: Request) -> str:
-    """Name the sender; a network of IPv6 counts as one, as one person may own all of it."""
+    """Name the sender; a /64 network of IPv6 counts as one, as one person may own all of it."""
     host = request.client.host if request.client else ""
-    return ":".join(host.split(":")[:4]) if host.count(":") > 1 else host
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return host
+    if isinstance(address, ipaddress.IPv4Address):
+        return str(address)
+    if address.ipv4_mapped is not None:
+        return str(address.ipv4_mapped)
+    return str(ipaddress.IPv6Network((int(address), 64), strict=False))
 
 
 def _spell(wait_ms: int) -> str:

@@ -299,6 +299,26 @@ def test_an_address_has_ten_quick_tries_however_many_names_it_knows(app, clock):
     assert sum(guess(app, clock, f"name{number}") for number in range(40)) == QUICK_TRIES
 
 
+@pytest.mark.parametrize(
+    ("one", "other", "is_same"),
+    [
+        ("2001:db8::1", "2001:db8:0:0:ffff::2", True),
+        ("2001:db8::1", "2001:DB8::2", True),
+        ("2001:db8::1", "2001:db8::5:0:0:0:2", False),
+        ("2001:db8::1", "2001:db8:0:1::1", False),
+        ("::1:2:3:4", "::5:6:7:8", True),
+        ("::ffff:10.0.0.9", "10.0.0.9", True),
+        ("::ffff:10.0.0.9", "::ffff:10.0.0.8", False),
+        ("fe80::1%eth0", "fe80::2%eth0", True),
+        ("10.0.0.9", "10.0.0.8", False),
+        ("a name", "another name", False),
+    ],
+)
+def test_a_network_of_ipv6_has_ten_quick_tries_however_spelt(app, clock, one, other, is_same):
+    assert guess(app, clock, "ann", tries=11, address=one) == QUICK_TRIES
+    assert guess(app, clock, "bob", tries=1, address=other) == (not is_same)
+
+
 def test_a_guesser_gets_few_tries_an_hour(app, clock):
     assert guess(app, clock, tries=720, step=5.0) < 25
 
