@@ -279,7 +279,7 @@ def _oasst_ranking(thread: tuple[Message, ...], ranked: Sequence[Fields], node: 
 
 
 def _oasst_message(node: Fields) -> Message:
-    role = _required(node, "role")
+    role = _text("role", _required(node, "role"))
     if role not in _OASST_ROLES:
         raise DataError(f"role {role!r} is not one of {', '.join(_OASST_ROLES)}")
     return Message(_OASST_ROLES[role], _text("text", _required(node, "text")))
@@ -341,7 +341,7 @@ def _ranker_order(result: Fields) -> list[Any]:
     """Read the one list of a Ranker without buckets, which is named as the Ranker."""
     value = result.get("value")
     ranker = value.get("ranker") if isinstance(value, Mapping) else None
-    name = result.get("from_name")
+    name = _text("from_name", _required(result, "from_name"))
     order = ranker.get(name) if isinstance(ranker, Mapping) and set(ranker) == {name} else None
     if not isinstance(order, list):
         raise DataError(f"ranker {name!r} does not hold one list under its name; use no buckets")

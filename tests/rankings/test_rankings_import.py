@@ -104,6 +104,13 @@ LABEL_STUDIO = {
 }
 
 
+def ranker(**changes):
+    """Our task of Label Studio with a ranker that differs."""
+    [ranked, cancelled] = LABEL_STUDIO["annotations"]
+    ranked = ranked | {"result": [ranked["result"][0] | changes]}
+    return LABEL_STUDIO | {"annotations": [ranked, cancelled]}
+
+
 def load(path, store, **rest):
     figures = import_rankings(RankingsImportConfig(input=path, store=str(store), **rest))
     with RankingStore.open(store, create=False) as opened:
@@ -250,6 +257,14 @@ MISTAKES = [
         [TREE | {"prompt": message("Hi", "prompter", [message("a"), message("b", "robot")])}],
         "rows.jsonl:1: role 'robot' is not one of prompter, assistant",
     ),
+    (
+        [TREE | {"prompt": message("Hi", ["prompter"])}],
+        "rows.jsonl:1: 'role' must be text, not list",
+    ),
+    (
+        [TREE | {"prompt": message("Hi", {})}],
+        "rows.jsonl:1: 'role' must be text, not dict",
+    ),
     ([ARGILLA | {"responses": []}], "rows.jsonl:1: 'fields' and 'responses' must be objects"),
     (
         [ARGILLA | {"fields": ARGILLA["fields"] | {"hint": "h"}}],
@@ -264,6 +279,9 @@ MISTAKES = [
         [LABEL_STUDIO | {"data": {"prompt": "Hi", "items": [{"id": "m", "title": "1"}]}}],
         "rows.jsonl:1: 'body' is missing",
     ),
+    ([ranker(from_name=["rank"])], "rows.jsonl:1: 'from_name' must be text, not list"),
+    ([ranker(from_name={})], "rows.jsonl:1: 'from_name' must be text, not dict"),
+    ([ranker(from_name="other")], "rows.jsonl:1: ranker 'other' does not hold one list"),
 ]
 
 
