@@ -1,7 +1,8 @@
 """Rankings from the files of other tools: one small reader per format, which takes one row.
 
 A reader gives the rankings of a row (a tree has several, a record without an answer none) and
-raises ``DataError`` for what its format does not document; the caller adds ``file:line``.
+raises ``DataError`` for what its format does not document; the caller adds ``file:line``. For a
+row that can't be ranked, though its format has such, it raises ``LeftOut``; the caller counts it.
 """
 
 from __future__ import annotations
@@ -24,6 +25,10 @@ _TURN = re.compile(r"\n\n(Human|Assistant):")
 _SPACE = re.compile(r"[ \t\r\n]*")
 _OASST_ROLES = {"prompter": "user", "assistant": "assistant"}
 _MORE_THAN_TEXT = ("image", "images", "tools")
+
+
+class LeftOut(Exception):  # noqa: N818 - a row to count, not a fault
+    """A row that its format allows and nobody can rank; the text says why, in a word or two."""
 
 
 def read_items(path: Path) -> Iterator[Row]:
@@ -86,10 +91,15 @@ def read_oasst(fields: Fields) -> list[Ranking]:
     """Read a message tree of OASST: each prompt with two or more ranked answers is a ranking.
 
     Deleted messages are left out with all that follows them, unranked answers alone.
+
+    Raises:
+        LeftOut: If the first message is deleted.
     """
     root = fields.get("prompt")
     if not isinstance(root, Mapping):
         raise DataError("'prompt' holds no message tree; give OASST's file named .trees.jsonl")
+    if root.get("deleted"):
+        raise LeftOut("deleted")
     return list(_walk(root, ()))
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from rlhf.config import RankingsImportConfig
 from rlhf.data.readers import read_rankings
 from rlhf.errors import DataError, RlhfError
-from rlhf.rankings.formats import READERS, detect, read_items
+from rlhf.rankings.formats import READERS, LeftOut, detect, read_items
 from rlhf.records import Candidate, Ranking
 from rlhf.store import ImportedRankings, NewTask, RankingStore
 from rlhf.store.checks import annotator_key, check_task, merge_candidates, task_sha256
@@ -29,14 +29,15 @@ def import_rankings(config: RankingsImportConfig) -> Figures:
     """
     path = Path(config.input)
     kind = _kind_of(path) if config.format == "auto" else config.format
-    placed = [] if kind == "rlhf" else list(_read(path, kind))
-    rankings = list(_different(ranking for _, ranking in placed))
-    if kind != "rlhf" and not placed:
+    left_out: Counter[str] = Counter()
+    read = [] if kind == "rlhf" else list(_read(path, kind, left_out))
+    rankings = list(_different(read))
+    if kind != "rlhf" and not read:
         raise DataError(f"{path}: holds no rankings")
+    left_out["equal answers"] = len(read) - len(rankings)
     result = _store(config.store, path, None if kind == "rlhf" else rankings)
     figures: Figures = {"format": kind, "added": result.added, "known already": result.known}
-    if len(rankings) < len(placed):
-        figures["left out (equal answers)"] = len(placed) - len(rankings)
+    figures |= {f"left out ({why})": number for why, number in left_out.items() if number}
     return figures | {"store": config.store}
 
 
@@ -53,14 +54,16 @@ def _kind_of(path: Path) -> str:
     return kind
 
 
-def _read(path: Path, kind: str) -> Iterator[tuple[str, Ranking]]:
-    """Yield rankings with their places, each one such that the store will take it."""
+def _read(path: Path, kind: str, left_out: Counter[str]) -> Iterator[Ranking]:
+    """Yield rankings, each one such that the store will take it; count the rows left out."""
     for row in read_items(path):
         try:
             for ranking in READERS[kind](row.fields):
                 _check(ranking)
                 meta = {"task_meta": {"source": kind}}
-                yield row.place, dataclasses.replace(ranking, meta=meta)
+                yield dataclasses.replace(ranking, meta=meta)
+        except LeftOut as row_left_out:
+            left_out[str(row_left_out)] += 1
         except RlhfError as error:
             raise DataError(f"{row.place}: {error}") from None
         except RecursionError:

@@ -240,6 +240,14 @@ def test_equal_answers_are_left_out_and_counted(write, store_path):
     assert len(rankings) == 1
 
 
+def test_a_tree_whose_prompt_is_deleted_is_left_out_and_counted(write, store_path):
+    gone = TREE | {"prompt": TREE["prompt"] | {"text": "Gone", "deleted": True}}
+    figures, rankings = load(write("a.trees.jsonl", gone, TREE), store_path)
+    assert figures["left out (deleted)"] == 1
+    assert figures["added"] == len(rankings) == 2
+    assert all(ranking.prompt.messages[0].content == "Hi" for ranking in rankings)
+
+
 MISTAKES = [
     ([{"text": "x"}], "rows.jsonl:1: rows with 'text' are of no known format; give --format"),
     ([HH, HH | {"rejected": "No"}], "rows.jsonl:2: 'rejected' must begin with a blank line"),
@@ -265,6 +273,7 @@ MISTAKES = [
         [TREE | {"prompt": message("Hi", {})}],
         "rows.jsonl:1: 'role' must be text, not dict",
     ),
+    ([TREE | {"prompt": TREE["prompt"] | {"deleted": True}}], "rows.jsonl: holds no rankings"),
     ([ARGILLA | {"responses": []}], "rows.jsonl:1: 'fields' and 'responses' must be objects"),
     (
         [ARGILLA | {"fields": ARGILLA["fields"] | {"hint": "h"}}],
