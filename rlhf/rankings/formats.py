@@ -58,12 +58,23 @@ def detect(fields: Fields) -> str | None:
 
 
 def read_hh(fields: Fields) -> list[Ranking]:
-    r"""Read a row of HH-RLHF: transcripts (``\n\nHuman: ...``) that differ in the last answer."""
+    r"""Read a row of HH-RLHF: transcripts (``\n\nHuman: ...``) that differ in the last answer.
+
+    Raises:
+        LeftOut: If there is nothing to rank in it, as in some rows of the published set.
+    """
     for name in fields:
         if name not in ("chosen", "rejected"):
             raise DataError(f"unknown field {name!r}; HH-RLHF has 'chosen' and 'rejected'")
-    turns, answer = _transcript("chosen", _required(fields, "chosen"))
-    other_turns, other = _transcript("rejected", _required(fields, "rejected"))
+    sides = [_transcript(name, _required(fields, name)) for name in ("chosen", "rejected")]
+    for *before, (speaker, _) in sides:
+        if speaker != "assistant":
+            raise LeftOut("no last answer")
+        if not all(said.strip() for _, said in before):
+            raise LeftOut("empty turn")
+        if before[-1][0] == "assistant":
+            raise LeftOut("answered twice")
+    (*turns, (_, answer)), (*other_turns, (_, other)) = sides
     if turns != other_turns:
         raise DataError("'chosen' and 'rejected' differ before their last answer; remove the row")
     prompt = Prompt(tuple(Message(role, text) for role, text in turns))
@@ -204,19 +215,16 @@ def _after_space(text: str, position: int) -> int:
 # -- HH-RLHF and TRL ------------------------------------------------------------------------------
 
 
-def _transcript(name: str, value: object) -> tuple[list[tuple[str, str]], str]:
-    """Split a transcript into its turns up to the last answer, and that answer."""
+def _transcript(name: str, value: object) -> list[tuple[str, str]]:
+    """Split a transcript into its turns: who spoke, and what."""
     text = _text(name, value)
     if not text.startswith(_HUMAN):
         raise DataError(f"{name!r} must begin with a blank line and 'Human:'")
     _, *parts = _TURN.split(text)
-    turns = [
+    return [
         ("user" if speaker == "Human" else "assistant", said.removeprefix(" "))
         for speaker, said in zip(parts[::2], parts[1::2], strict=True)
     ]
-    if turns[-1][0] != "assistant":
-        raise DataError(f"{name!r} must end with an answer of the 'Assistant:'")
-    return turns[:-1], turns[-1][1]
 
 
 def _split_implicit(chosen: Any, rejected: Any) -> tuple[Any, Any, Any]:

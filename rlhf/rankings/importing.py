@@ -24,6 +24,8 @@ Figures = dict[str, float | str]
 def import_rankings(config: RankingsImportConfig) -> Figures:
     """Read a file into a store, all of it or nothing; what the store holds already is left alone.
 
+    Rows that their format allows and nobody can rank are left out and counted.
+
     Raises:
         DataError: With ``file:line`` of the first row that can't be used.
     """

@@ -137,6 +137,31 @@ def test_hh_transcripts_become_turns_and_two_answers(write, store_path):
     assert len(ranking.id) == 64
 
 
+UNFINISHED = HH | {"rejected": "\n\nHuman: Hi\n\nAssistant: Hello\n\nHuman: Bye"}
+EMPTY_TURN = {side: text.replace("Hello", "") for side, text in HH.items()}
+ANSWERED_TWICE = {side: text.replace("Human: Bye", "Assistant: Bye") for side, text in HH.items()}
+
+
+def test_hh_rows_that_nobody_can_rank_are_left_out_and_counted(write, store_path):
+    rows = [
+        UNFINISHED,
+        {side: f"{text}\n\nHuman:" for side, text in HH.items()},
+        {"chosen": "\n\nHuman: Hi", "rejected": "\n\nHuman: Hi"},
+        EMPTY_TURN,
+        EMPTY_TURN | {"rejected": HH["rejected"]},
+        {side: text.replace("Hi", " ") for side, text in HH.items()},
+        ANSWERED_TWICE,
+        HH,
+    ]
+    figures, [ranking] = load(write("hh.jsonl", *rows), store_path)
+    assert {name: count for name, count in figures.items() if "left" in name} == {
+        "left out (no last answer)": 3,
+        "left out (empty turn)": 3,
+        "left out (answered twice)": 1,
+    }
+    assert said(ranking)[1] == {"See you": 1, "No": 2}
+
+
 def test_trl_rows_of_text_messages_and_implicit_prompts(write, store_path):
     figures, rankings = load(write("trl.jsonl", *TRL_ROWS), store_path)
     assert figures["format"] == "trl"
@@ -251,7 +276,8 @@ def test_a_tree_whose_prompt_is_deleted_is_left_out_and_counted(write, store_pat
 MISTAKES = [
     ([{"text": "x"}], "rows.jsonl:1: rows with 'text' are of no known format; give --format"),
     ([HH, HH | {"rejected": "No"}], "rows.jsonl:2: 'rejected' must begin with a blank line"),
-    ([HH, HH | {"rejected": HH["rejected"][:40]}], "rows.jsonl:2: 'rejected' must end with an"),
+    ([UNFINISHED, EMPTY_TURN], "rows.jsonl: holds no rankings"),
+    ([UNFINISHED, HH | {"prompt": "Hi"}], "rows.jsonl:2: unknown field 'prompt'"),
     (
         [HH, HH | {"rejected": HH["rejected"].replace("Hello", "Hey")}],
         "rows.jsonl:2: 'chosen' and 'rejected' differ before their last answer",
