@@ -634,7 +634,8 @@ class RankingsImportConfig:
     """Ranking store to add to (path or URL); made when missing."""
     format: Literal["auto", "rlhf", "hh", "oasst", "trl", "argilla", "label-studio"] = "auto"
     """Whose rows they are: our own rankings (rlhf), HH-RLHF, message trees of OASST, preference
-    pairs of TRL, records of Argilla 2 or Label Studio's JSON; auto tells from the first row."""
+    pairs of TRL, records of Argilla with ranks (from its REST API; SDK 2 drops them) or Label
+    Studio's JSON; auto tells from the first row."""
 
     def __post_init__(self) -> None:
         for name in ("input", "store"):

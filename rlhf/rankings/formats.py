@@ -115,20 +115,19 @@ def read_oasst(fields: Fields) -> list[Ranking]:
 
 
 def read_argilla(fields: Fields) -> list[Ranking]:
-    """Read a record of Argilla 2 (``records.to_json``) with answers to a ranking question.
+    """Read a record of Argilla, of its REST API or its SDK 1, with answers to a ranking question.
 
     The question's values name fields, whose texts are the completions; the one other field is the
-    prompt.
+    prompt. A list of names without ranks is refused: SDK 2 and the page keep the order of the
+    question in it. Drafts and discarded responses don't count. One without ``status`` counts as
+    submitted, which is the default of SDK 1; SDK 2 never writes it, whatever the response is.
     """
-    texts, responses = _required(fields, "fields"), _required(fields, "responses")
-    if not isinstance(texts, Mapping) or not isinstance(responses, Mapping):
-        raise DataError("'fields' and 'responses' must be objects; export with Argilla 2's to_json")
+    texts = _object("fields", _required(fields, "fields"))
     return [
-        _argilla_ranking(texts, order, response)
-        for given in responses.values()
-        for response in _objects("responses", given)
-        if response.get("status", "submitted") == "submitted"
-        and (order := _named_fields(response.get("value"), texts)) is not None
+        _argilla_ranking(texts, ranks, response)
+        for response, value in _argilla_values(_required(fields, "responses"))
+        if _text("status", response.get("status", "submitted")) == "submitted"
+        and (ranks := _named_fields(value, texts)) is not None
     ]
 
 
@@ -306,26 +305,47 @@ def _oasst_message(node: Fields) -> Message:
 # -- Argilla and Label Studio ---------------------------------------------------------------------
 
 
+def _argilla_values(responses: object) -> Iterator[tuple[Fields, object]]:
+    """Yield responses with each value in them; SDK 2 has them by question, all others by person."""
+    if isinstance(responses, Mapping):
+        for given in responses.values():
+            for response in _objects("responses", given):
+                yield response, response.get("value")
+        return
+    for response in _objects("responses", responses):
+        for given in _object("values", response.get("values") or {}).values():
+            value = _object("values", given).get("value")
+            if isinstance(value, list) and not all(isinstance(item, str) for item in value):
+                yield response, value  # text alone would be labels
+
+
 def _named_fields(value: object, texts: Fields) -> dict[str, int] | None:
     """Read a ranking: fields and their ranks; None for an answer of another kind."""
     if not isinstance(value, list) or len(value) < 2:
         return None
     ranks: dict[str, int] = {}
-    for place, item in enumerate(value, start=1):
-        name, rank = (item.get("value"), item.get("rank")) if isinstance(item, dict) else (item, 0)
+    for item in value:
+        given = item if isinstance(item, Mapping) else {"value": item}
+        name, rank = given.get("value"), given.get("rank")
         if not isinstance(name, str) or name not in texts:
-            if isinstance(item, dict) and "rank" in item:
+            if "rank" in given:
                 raise DataError(f"{name!r} is ranked, but is no field; name values as fields")
             return None
+        if rank is None:
+            raise DataError(
+                f"{name!r} has no rank; Argilla's SDK 2 lists names in the order of the question, "
+                "whatever the ranks; export the items of /api/v1/datasets/ID/records?include="
+                "responses, its REST API"
+            )
         if name in ranks:
             raise DataError(f"field {name!r} is ranked twice; keep one")
-        ranks[name] = _whole("rank", rank) if isinstance(item, dict) else place
+        ranks[name] = _whole("rank", rank)
     return ranks
 
 
-def _argilla_ranking(texts: Fields, order: Mapping[str, int], response: Fields) -> Ranking:
-    names = [name for name in texts if name in order]
-    others = [name for name in texts if name not in order and texts[name]]
+def _argilla_ranking(texts: Fields, ranks: Mapping[str, int], response: Fields) -> Ranking:
+    names = [name for name in texts if name in ranks]
+    others = [name for name in texts if name not in ranks and texts[name]]
     if len(others) != 1:
         raise DataError(
             f"{len(others)} fields are not ranked ({', '.join(others) or 'none'}); keep the one "
@@ -334,7 +354,7 @@ def _argilla_ranking(texts: Fields, order: Mapping[str, int], response: Fields) 
     return Ranking(
         _prompt(texts[others[0]]),
         tuple(_text(name, texts[name]) for name in names),
-        dense_ranks([order[name] for name in names]),
+        dense_ranks([ranks[name] for name in names]),
         annotator=_optional(response, "user_id"),
     )
 
@@ -420,6 +440,12 @@ def _objects(name: str, value: object) -> list[Mapping[str, Any]]:
     for item in value:
         if not isinstance(item, Mapping):
             raise DataError(f"{name!r} must hold objects, not {_kind(item)}")
+    return value
+
+
+def _object(name: str, value: object) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise DataError(f"{name!r} must be an object, not {_kind(value)}")
     return value
 
 

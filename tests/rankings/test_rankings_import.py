@@ -60,25 +60,38 @@ TREE = {
         ],
     ),
 }
+
+
+def ranks_of(first, second):
+    """A ranking as Argilla stores it: in the order of the question, whatever the ranks."""
+    return [{"value": "response-1", "rank": first}, {"value": "response-2", "rank": second}]
+
+
+def response(person, ranks, status="submitted", **rest):
+    values = {"ranking": {"value": ranks}} | {
+        name: {"value": value} for name, value in rest.items()
+    }
+    return {"user_id": person, "status": status, "values": values}
+
+
 ARGILLA = {
     "id": "1",
     "status": "completed",
     "fields": {"instruction": "Hi", "response-1": "one", "response-2": "two"},
-    "metadata": {},
-    "suggestions": {},
+    "metadata": None,
+    "responses": [
+        response("user-a", ranks_of(2, 1), comment="well", good=["response-1", "response-2"]),
+        response("user-b", ranks_of(1, 1)),
+        response("user-c", ranks_of(1, 2), "draft"),
+        response("user-d", [{"value": "response-1"}], "discarded"),
+        {"user_id": "user-e", "status": "discarded", "values": None},
+    ],
+}
+SDK = ARGILLA | {
     "responses": {
-        "ranking": [
-            {"value": ["response-2", "response-1"], "user_id": "user-a"},
-            {
-                "value": [
-                    {"value": "response-1", "rank": 1},
-                    {"value": "response-2", "rank": 1},
-                ],
-                "user_id": "user-b",
-            },
-        ],
+        "ranking": [{"value": ["response-1", "response-2"], "user_id": "user-a"}],
         "comment": [{"value": "well", "user_id": "user-a"}],
-    },
+    }
 }
 LABEL_STUDIO = {
     "id": 1,
@@ -194,7 +207,7 @@ def test_every_ranked_group_of_a_tree_is_a_ranking(write, store_path):
     ]
 
 
-def test_argilla_records_hold_orders_or_ranks(tmp_path, store_path):
+def test_argilla_records_hold_ranks_of_those_who_submitted(tmp_path, store_path):
     path = tmp_path / "records.json"
     path.write_text(json.dumps([ARGILLA]))
     figures, rankings = load(str(path), store_path)
@@ -203,6 +216,13 @@ def test_argilla_records_hold_orders_or_ranks(tmp_path, store_path):
         "user-a": ("Hi", {"one": 2, "two": 1}),
         "user-b": ("Hi", {"one": 1, "two": 1}),
     }
+
+
+def test_argilla_responses_by_question_without_a_status_are_submitted(write, store_path):
+    """As in the SDK's export, which drops ranks, and somebody has put them back."""
+    given = {"ranking": [{"value": ranks_of(2, 1), "user_id": "user-a"}]}
+    _, [ranking] = load(write("rows.jsonl", SDK | {"responses": given}), store_path)
+    assert (ranking.annotator, said(ranking)) == ("user-a", ("Hi", {"one": 2, "two": 1}))
 
 
 def test_label_studio_tasks_name_who_ranked(tmp_path, store_path):
@@ -300,7 +320,26 @@ MISTAKES = [
         "rows.jsonl:1: 'role' must be text, not dict",
     ),
     ([TREE | {"prompt": TREE["prompt"] | {"deleted": True}}], "rows.jsonl: holds no rankings"),
-    ([ARGILLA | {"responses": []}], "rows.jsonl:1: 'fields' and 'responses' must be objects"),
+    ([SDK], "rows.jsonl:1: 'response-1' has no rank; Argilla's SDK 2 lists names"),
+    (
+        [ARGILLA | {"responses": [response("user-a", [{"value": "response-1"}] * 2)]}],
+        "rows.jsonl:1: 'response-1' has no rank; Argilla's SDK 2 lists names",
+    ),
+    (
+        [ARGILLA | {"responses": [response("user-a", ranks_of(1, None))]}],
+        "rows.jsonl:1: 'response-2' has no rank; Argilla's SDK 2 lists names",
+    ),
+    ([ARGILLA | {"responses": None}], "rows.jsonl:1: 'responses' must be a list, not null"),
+    ([ARGILLA | {"fields": []}], "rows.jsonl:1: 'fields' must be an object, not list"),
+    (
+        [ARGILLA | {"responses": [response("user-a", ranks_of(1, 2), ["draft"])]}],
+        "rows.jsonl:1: 'status' must be text, not list",
+    ),
+    (
+        [ARGILLA | {"responses": [response("user-a", []) | {"values": ["x"]}]}],
+        "rows.jsonl:1: 'values' must be an object, not list",
+    ),
+    ([ARGILLA | {"responses": []}], "rows.jsonl: holds no rankings"),
     (
         [ARGILLA | {"fields": ARGILLA["fields"] | {"hint": "h"}}],
         "rows.jsonl:1: 2 fields are not ranked (instruction, hint)",
