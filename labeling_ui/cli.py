@@ -119,13 +119,13 @@ def _serve(options: argparse.Namespace) -> int:
         app = create_app(store, site=site, annotator=options.annotator or _user())
         listening = listen(options.host, options.port)
         counts = store.progress()
+        if store.warning is not None:
+            sys.stderr.write(f"note: {store.warning}\n")
         sys.stderr.write(
             f"{store.place}: {counts.open} of {counts.tasks} tasks open, "
             f"{counts.rankings} rankings ({counts.simulated} simulated)\n"
             f"{_where(options, app.state.link)} (Ctrl+C ends it)\n"
         )
-        if store.warning is not None:
-            sys.stderr.write(f"note: {store.warning}\n")
         sys.stderr.flush()
         serve(app, listening, certificate=_certificate(options))
     return 0
