@@ -17,7 +17,9 @@ export class Draft {
     Object.assign(this, { memory, task, collect, tell, isActive });
     this.key = `draft:${task.assignment}`;
     this.seq = task.draft ? task.draft.seq : 0;
-    this.unsent = false;
+    this.saved = this.seq; // the newest that the server has acknowledged
+    this.asked = this.seq; // the newest that is on its way or acknowledged
+    this.sent = this.seq; // the newest that ever left, by beacon too
     this.sentAt = Date.now();
     this.onHide = () => { if (document.visibilityState === 'hidden') this.beacon(); };
     this.onLeave = () => this.beacon();
@@ -39,6 +41,10 @@ export class Draft {
     return copies[0].body;
   }
 
+  get isSaved() {
+    return this.seq <= this.saved;
+  }
+
   changed() {
     this.write();
     clearTimeout(this.timer);
@@ -47,8 +53,7 @@ export class Draft {
 
   write() {
     this.seq = Math.max(Date.now(), this.seq + 1);
-    this.unsent = true;
-    this.memory.set(this.key, { seq: this.seq, body: this.body() });
+    this.isKept = this.memory.set(this.key, { seq: this.seq, body: this.body() });
   }
 
   body() {
@@ -62,26 +67,32 @@ export class Draft {
   // Resolves when nothing is on its way any more.
   send() {
     clearTimeout(this.timer);
-    if (this.unsent) this.sending = this.deliver();
+    if (this.seq > this.asked) this.sending = this.deliver(this.parcel());
     return this.sending;
   }
 
-  async deliver() {
-    this.unsent = false;
+  async deliver(parcel) {
+    const isFirst = parcel.seq > this.sent;
+    this.asked = parcel.seq;
+    this.sent = Math.max(this.sent, parcel.seq);
     this.sentAt = Date.now();
-    const { status } = await once('/api/draft', this.parcel());
-    if (status === 200) this.tell('Draft saved');
-    else {
-      this.unsent = true;
-      this.tell('Draft kept in this browser');
+    const { status, answer } = await once('/api/draft', parcel);
+    if (status === 200) {
+      this.saved = Math.max(this.saved, parcel.seq);
+      this.tell(answer.kept || !isFirst ? 'Draft saved' : 'Another window has saved a newer draft');
+    } else {
+      if (this.asked === parcel.seq) this.asked = this.saved;
+      this.tell(this.isKept ? 'Draft kept in this browser' : 'Draft not saved; leave this page open');
     }
   }
 
+  // Nobody tells whether it arrived, so that the draft is as unsaved as before.
   beacon() {
     clearTimeout(this.timer);
-    if (!this.unsent) return;
-    const blob = new Blob([JSON.stringify(this.parcel())], { type: 'application/json' });
-    this.unsent = !navigator.sendBeacon('/api/draft', blob);
+    if (this.isSaved) return;
+    const parcel = this.parcel();
+    const blob = new Blob([JSON.stringify(parcel)], { type: 'application/json' });
+    if (navigator.sendBeacon('/api/draft', blob)) this.sent = Math.max(this.sent, parcel.seq);
   }
 
   keepPlace() {
@@ -92,7 +103,7 @@ export class Draft {
 
   // Stored: nothing of it is a draft any more.
   forget() {
-    this.unsent = false;
+    this.saved = this.asked = this.seq;
     this.memory.remove(this.key);
     return this.stop();
   }

@@ -5,7 +5,7 @@
 //   mine.get('key')  mine.set('key', anything)  mine.remove('key')  mine.keys('prefix')
 //
 // The person is hashed, so that two people on one machine neither mix nor read each other's name.
-// A private window or a full disk only means that nothing outlives the page.
+// A private window or a full disk only means that nothing outlives the page; set() then says false.
 
 class Memory {
   constructor(prefix) {
@@ -23,7 +23,10 @@ class Memory {
   set(key, value) {
     try {
       localStorage.setItem(this.prefix + key, JSON.stringify(value));
-    } catch { /* see above */ }
+      return true;
+    } catch {
+      return false;
+    }
   }
 
   remove(key) {

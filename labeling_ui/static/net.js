@@ -2,11 +2,11 @@
 //
 //   await get('/api/me')                 the answer
 //   await post('/api/next', {})          the answer
-//   await post(url, body, { kept: true })  also tells the person that their ranking is kept here
+//   await post(url, body, { meanwhile })   also tells the person this while nothing is answered
 //
-// Silence and 5xx are tried again, 0.4 to 8 seconds apart, until the server gives a verdict; the
-// banner says so meanwhile. A 4xx throws Refused with its status and the server's one line. A 401
-// leads to the login page and never returns.
+// Silence, 5xx and what only says "later" (408, 425, 429) are tried again, 0.4 to 8 seconds apart,
+// until the server gives a verdict; the banner says so meanwhile. Any other 4xx throws Refused with
+// its status and the server's one line. A 401 leads to the login page and never returns.
 //
 //   await once(url, body)    one try, no banner: { status, answer }; status 0 is silence
 //   newRequestId()           32 hex digits
@@ -15,6 +15,7 @@
 const FIRST_WAIT = 400;
 const LAST_WAIT = 8000;
 const TIMEOUT = 20000;
+const LATER = [408, 425, 429];
 
 let tellAway = () => {};
 let wake = () => {};
@@ -57,17 +58,17 @@ export function newRequestId() {
   return Array.from(bytes, (byte) => byte.toString(16).padStart(2, '0')).join('');
 }
 
-async function patiently(url, body, { kept = false }) {
+async function patiently(url, body, { meanwhile = '' }) {
   for (let wait = FIRST_WAIT; ; wait = Math.min(2 * wait, LAST_WAIT)) {
     const { status, answer } = await once(url, body);
-    if (status > 0 && status < 500) {
+    if (status > 0 && status < 500 && !LATER.includes(status)) {
       tellAway(null);
       if (status === 401) return toLogin();
       if (status >= 400) throw new Refused(status, answer);
       return answer;
     }
     const why = status ? `The server reports a fault: ${answer.error || status}.` : 'The server doesn\u2019t answer.';
-    tellAway(`${why}${kept ? ' Your ranking is kept in this browser and not yet stored.' : ''} Trying again \u2026`);
+    tellAway(`${[why, meanwhile].filter(Boolean).join(' ')} Trying again \u2026`);
     await new Promise((resolve) => {
       wake = resolve;
       setTimeout(resolve, wait);

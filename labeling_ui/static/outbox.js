@@ -16,15 +16,17 @@ export class Outbox {
   // Gives the server's answer; throws Refused, with the job, when it is not taken.
   send(body) {
     const job = { ...body, request_id: newRequestId() };
-    this.memory.set(KEY + job.request_id, job);
-    return this.deliver(job);
+    return this.deliver(job, this.memory.set(KEY + job.request_id, job));
   }
 
-  // What earlier pages could not send: calls stored() or refused(error) for each.
+  // What earlier pages could not send: calls stored() or refused(error) for each. Another window
+  // may have sent it meanwhile.
   async drain({ stored, refused }) {
     for (const key of this.memory.keys(KEY)) {
+      const job = this.memory.get(key);
+      if (!job) continue;
       try {
-        await this.deliver(this.memory.get(key));
+        await this.deliver(job, true);
         stored();
       } catch (error) {
         await refused(error);
@@ -32,9 +34,12 @@ export class Outbox {
     }
   }
 
-  async deliver(job) {
+  async deliver(job, isKept) {
+    const meanwhile = isKept
+      ? 'Your ranking is kept in this browser and not yet stored.'
+      : 'Your ranking is not yet stored; leave this page open.';
     try {
-      const answer = await post('/api/submit', job, { kept: true });
+      const answer = await post('/api/submit', job, { meanwhile });
       this.drop(job);
       return answer;
     } catch (error) {

@@ -64,6 +64,32 @@ def test_a_tab_closed_at_once_leaves_its_draft_on_the_server(visits, served):
 
 
 @pytest.mark.usefixtures("tasks")
+def test_a_tab_closed_while_its_draft_is_on_the_way_sends_it_once_more(visits, served):
+    page = visits.open()
+    page.evaluate(
+        """() => { window.beacons = [];
+          navigator.sendBeacon = (url, blob) => { blob.text().then((t) => beacons.push(t));
+            return true; }; }"""
+    )
+    page.route("**/api/draft", lambda route: None)  # never answered
+    with page.expect_request("**/api/draft"):
+        press(page, "c 3")
+    page.evaluate("window.dispatchEvent(new Event('pagehide'))")
+    page.wait_for_function("beacons.length === 1")
+    assert json.loads(page.evaluate("beacons[0]"))["body"]["ranks"] == [None, None, 3, None]
+    page.unroute("**/api/draft")
+
+
+@pytest.mark.usefixtures("tasks")
+def test_a_draft_older_than_that_of_another_window_is_not_called_saved(visits, served):
+    page = visits.open()
+    body = {"ranks": [4, None, None, None], "revision": 0}
+    assert served.store.keep_draft(1, "ann", 2**52, body)
+    press(page, "a 1")
+    page.wait_for_selector("text=Another window has saved a newer draft")
+
+
+@pytest.mark.usefixtures("tasks")
 def test_the_newer_of_two_drafts_wins(visits, served):
     page = visits.open()
     press(page, "a 1")
@@ -168,6 +194,70 @@ def test_an_answer_lost_on_the_way_stores_nothing_twice(visits, served):
     assert lost == [200]
     (ranking,) = served.rankings()
     assert (given(shown, ranking), ranking.meta["revision"]) == ([1, 2, 3, 4], 1)
+
+
+@pytest.mark.usefixtures("tasks")
+def test_a_server_that_says_later_gets_the_ranking_later(visits, served):
+    visits.expected = ("408", "429")
+    page = visits.open()
+    shown = texts(page)
+    answers = [408, 429]
+
+    def refuse(route):
+        if answers:
+            route.fulfill(status=answers.pop(0), json={"error": "too much at once"})
+        else:
+            route.continue_()
+
+    page.route("**/api/submit", refuse)
+    press(page, "1 2 3 4 Control+Enter")
+    next_task(page, shown)
+    assert answers == []
+    assert given(shown, served.rankings()[0]) == [1, 2, 3, 4]
+
+
+@pytest.mark.usefixtures("tasks")
+def test_a_browser_that_keeps_nothing_does_not_say_that_it_did(visits, served):
+    visits.expected = ("ERR_FAILED",)
+    page = visits.open()
+    page.evaluate("() => { Storage.prototype.setItem = () => { throw new Error('full'); }; }")
+    page.route("**/api/draft", lambda route: route.abort())
+    press(page, "1 2 3 4")
+    page.wait_for_selector("text=Draft not saved; leave this page open")
+    page.route("**/api/submit", lambda route: route.abort())
+    press(page, "Control+Enter")
+    page.wait_for_selector("text=Your ranking is not yet stored; leave this page open.")
+
+
+@pytest.mark.usefixtures("tasks")
+def test_two_tabs_deliver_what_waits_side_by_side(visits, served):
+    """The one finds gone what the other has sent."""
+    visits.expected = ("ERR_FAILED", "422")
+    page = visits.open()
+    shown = texts(page)
+    press(page, "1 2 3 4")
+    page.route("**/api/submit", lambda route: route.abort())
+    press(page, "Control+Enter")
+    page.wait_for_selector("text=kept in this browser")
+    page.evaluate(
+        """() => { for (const [key, job] of Object.entries(localStorage))
+          if (key.includes('outbox')) localStorage.setItem(`${key}f`,
+            job.replace(/"assignment":\\d+/, '"assignment":999')
+              .replace(/("request_id":"[0-9a-f]+)/, '$1f')); }"""
+    )
+    held = []
+    context = page.context
+    page.close()
+    page = context.new_page()
+    page.route("**/api/submit", lambda route: held.append(route))
+    page.goto(f"{served.url}rank/")
+    while not held:
+        page.wait_for_timeout(50)
+    other = visits.window(context)
+    other.wait_for_selector("text=An earlier ranking was not stored")
+    held[0].continue_()
+    next_task(page, shown)
+    assert len(served.rankings()) == 1
 
 
 @pytest.mark.usefixtures("tasks")
