@@ -186,11 +186,13 @@ def _step_size(figures: _Figures, config: PPOConfig) -> Alarm | None:
     clipped, moved = figures.now("policy/clip_fraction"), figures.now("kl/old_k3")
     if (clipped is None or clipped <= 0.3) and (moved is None or moved <= 0.1):
         return None
+    several = config.num_ppo_epochs * config.num_mini_batches > 1
     return Alarm(
         "step_too_large",
         f"one update moves the policy too far (clip fraction {clipped or 0:.2f}, healthy under "
         f"0.3; KL between old and new {moved or 0:.3g} nats per token, healthy under 0.1): lower "
-        f"learning_rate (now {config.learning_rate:g}) or num_ppo_epochs, or set target_kl 0.05",
+        f"learning_rate (now {config.learning_rate:g})"
+        + (" or num_ppo_epochs, or set target_kl 0.05" if several else ""),
     )
 
 

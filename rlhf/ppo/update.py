@@ -40,6 +40,8 @@ _STATISTICS = (
     "value/loss",
 )
 """Token means over a minibatch, in the order of their tensor."""
+_DISTANCES = ("policy/clip_fraction", "kl/old_k3")
+"""Those that tell how far the policy has gone since the rollout."""
 _SPREAD_FLOOR = 1e-4
 """Bounds the weight of the KL in the loss where the advantages of a rollout hardly spread."""
 
@@ -80,7 +82,8 @@ class Learner:
     ) -> dict[str, float]:
         """Pass over a rollout ``num_ppo_epochs`` times; give mean losses and statistics.
 
-        The ratio error is that of the first minibatch, where it must be 0.
+        The ratio error is that of the first minibatch, where it must be 0. How far the policy went
+        is measured before each step, of which the first finds 0; after it where it is the only one.
         """
         config = self.config
         train_policy = update >= config.value_warmup_steps
@@ -103,7 +106,28 @@ class Learner:
                     self._discard_gradients()
                     return self._summary(rows_of_metrics or [row], len(rows_of_metrics))
                 rows_of_metrics.append(row | self._step(update, train_policy=train_policy))
+        if planned == 1 and train_policy:
+            rows_of_metrics[0] |= self._distance(rollout, targets, minibatch)
         return self._summary(rows_of_metrics, len(rows_of_metrics))
+
+    @torch.no_grad()
+    def _distance(
+        self, rollout: Rollout, targets: Targets, minibatch: list[list[int]]
+    ) -> dict[str, float]:
+        """How far the only step of an update went: no later step is there to measure it."""
+        tokens = rollout.mask.sum()
+        totals = torch.zeros(len(_DISTANCES), device=tokens.device)
+        for rows in self.ranks.share(minibatch):
+            batch = self.collector.batch(rollout.prompt_ids, rollout.completion_ids, rows)
+            with self.roles.use("policy"):
+                logprobs = completion_logprobs(
+                    self.roles, batch, temperature=self.config.temperature
+                )
+            moved = _Part(rollout, targets, batch, rows, tokens)
+            found: dict[str, Tensor] = {}
+            self._note_ratio(moved, logprobs - moved.of(rollout.logprobs), found)
+            totals += torch.stack([found[name] for name in _DISTANCES])
+        return dict(zip(_DISTANCES, self.ranks.sum(totals).tolist(), strict=True))
 
     def _step(self, update: int, *, train_policy: bool) -> dict[str, float]:
         """Step the optimisers; give the gradient norms before clipping."""

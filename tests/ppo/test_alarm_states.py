@@ -169,6 +169,14 @@ def test_a_step_that_is_far_too_large(config):
     assert "step_too_large" in run(config, learning_rate=1000 * config.learning_rate)
 
 
+def test_a_single_step_that_is_far_too_large(config):
+    """Nothing is left to measure it before a later step, nor to end the update early."""
+    large = {"num_mini_batches": 1, "learning_rate": 1000 * config.learning_rate}
+    assert "step_too_large" in run(config, **large)
+    rows = [json.loads(row) for row in (Path(config.output_dir) / "alarms.jsonl").open()]
+    assert not any("target_kl" in row["message"] for row in rows)
+
+
 def test_a_reward_that_sees_no_difference(config):
     assert run(config, constant) == ("constant_reward",)
 

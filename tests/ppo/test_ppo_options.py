@@ -342,6 +342,29 @@ def test_target_kl_lets_through_what_stays_below(config):
     assert 1 < metrics["optimizer/steps"] < 6
 
 
+@pytest.mark.parametrize("size", [1, 3, 8])
+def test_a_single_step_is_measured_after_it(config, size):
+    """Over the whole rollout, whatever the micro-batches; several steps are measured before."""
+    trainer = make(config, learning_rate=1e-2, per_device_train_batch_size=size, **ONE_STEP)
+    metrics, rollout, _ = step(trainer)
+    with torch.no_grad(), trainer.roles.use("policy"):
+        new = completion_logprobs(trainer.roles, batch_of(trainer, rollout), temperature=1.0)
+    log_ratio = (new - rollout.logprobs)[rollout.mask]
+    ratio = log_ratio.exp()
+    assert (ratio - 1).abs().max() > 0.2, "nothing is clipped: the test shows nothing"
+    distance = float((ratio - 1 - log_ratio).mean())
+    assert metrics["kl/old_k3"] == pytest.approx(distance, rel=1e-3)
+    clipped = ((ratio - 1).abs() > 0.2).float().mean()
+    assert metrics["policy/clip_fraction"] == pytest.approx(float(clipped), abs=1e-6)
+    assert metrics["policy/ratio_error"] == 0
+    assert metrics["optimizer/steps"] == 1
+
+
+def test_a_single_step_of_the_value_alone_goes_nowhere(config):
+    metrics = step(make(config, value_warmup_steps=1, **ONE_STEP))[0]
+    assert metrics["kl/old_k3"] == metrics["policy/clip_fraction"] == 0
+
+
 def test_kl_in_the_loss_adds_its_gradient_and_leaves_the_reward_alone(config):
     coef = 0.3
     trainer = make(config, kl_in="loss", kl_coef=coef, learning_rate=1e-2, **ONE_STEP)
