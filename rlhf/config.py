@@ -289,7 +289,7 @@ class PPOConfig(StageConfig):
     """Optimiser steps per pass."""
     target_kl: float | None = None
     """Go on to the next rollout once a minibatch's KL between old and new policy exceeds this,
-    nats per token."""
+    nats per token; needs two optimiser steps or more per batch."""
     cliprange: float = 0.2
     """Clip range of the policy ratio."""
     cliprange_high: float | None = None
@@ -402,6 +402,13 @@ class PPOConfig(StageConfig):
             "dual_clip",
             self.dual_clip,
             "must be more than 1",
+        )
+        _require(
+            self.target_kl is None or self.num_ppo_epochs * self.num_mini_batches > 1,
+            "target_kl",
+            self.target_kl,
+            "an update of one step has none that it could leave out; raise num_mini_batches or "
+            "num_ppo_epochs, or leave target_kl out",
         )
         _require(
             self.advantage != "rloo" or self.num_generations > 1,

@@ -35,6 +35,7 @@ DEMOS = ["--train_file", "demos.jsonl"]
 SFT = ["sft", "--model_name_or_path", BASE, "--output_dir", "runs/new"]
 REWARD = ["reward", "--model_name_or_path", BASE, "--output_dir", "runs/new"]
 PPO = ["ppo", "--model_name_or_path", BASE, "--output_dir", "runs/new"]
+JUDGE = ["--reward_model", "runs/a"]
 SAMPLE = ["sample", "--model_name_or_path", BASE, "--store", "new.sqlite"]
 GENERATE = ["generate", "--model_name_or_path", BASE]
 EVALUATE = ["evaluate", "--eval_file", "demos.jsonl", "--output_dir", "runs/new"]
@@ -65,6 +66,10 @@ MISTAKES: list[tuple[list[str], list[str]]] = [
     (
         [*PPO, *DEMOS, "--reward_model", "runs/a", "runs/b", "--reward_weights", "1", "half"],
         ["--reward_weights: 'half' is not a number"],
+    ),
+    (
+        [*PPO, *DEMOS, *JUDGE, "--target_kl", "0.05", "--num_mini_batches", "1"],
+        ["--target_kl: 0.05 is not allowed", "raise num_mini_batches or num_ppo_epochs"],
     ),
     (
         [*PPO, *DEMOS, "--reward_model", "runs/a", "--reward_ensemble", "min"],
