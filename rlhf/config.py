@@ -331,7 +331,7 @@ class PPOConfig(StageConfig):
     kl_target: float | None = None
     """Adapt kl_coef towards this KL, nats per completion."""
     kl_horizon: int = 10000
-    """Completions over which kl_coef adapts."""
+    """Completions over which kl_coef adapts; rollout_batch_size or more."""
     kl_budget: float | None = None
     """Stop when the KL to the reference exceeds this: nats per completion, mean of the last 3
     updates."""
@@ -377,6 +377,7 @@ class PPOConfig(StageConfig):
                 f"must divide rollout_batch_size {self.rollout_batch_size}",
             )
         self._check_pairs()
+        self._check_kl_target()
 
     def _check_rewards(self) -> None:
         """Refuse weights that don't match the rewards."""
@@ -427,6 +428,24 @@ class PPOConfig(StageConfig):
             "ptx_coef",
             self.ptx_coef,
             "ptx_file and a ptx_coef above 0 go together",
+        )
+
+    def _check_kl_target(self) -> None:
+        """Refuse a weight of the KL that could not move, or could turn negative."""
+        if self.kl_target is None:
+            return
+        _require(
+            self.kl_horizon >= self.rollout_batch_size,
+            "kl_horizon",
+            self.kl_horizon,
+            f"with kl_target, give rollout_batch_size ({self.rollout_batch_size}) or more: a "
+            "smaller one moves kl_coef by more than a fifth per update and can make it negative",
+        )
+        _require(
+            self.kl_coef > 0,
+            "kl_coef",
+            self.kl_coef,
+            "kl_target multiplies it, so it must be more than 0",
         )
 
 

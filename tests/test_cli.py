@@ -72,6 +72,10 @@ MISTAKES: list[tuple[list[str], list[str]]] = [
         ["--target_kl: 0.05 is not allowed", "raise num_mini_batches or num_ppo_epochs"],
     ),
     (
+        [*PPO, *DEMOS, *JUDGE, "--kl_target", "6", "--kl_horizon", "10"],
+        ["--kl_horizon: 10 is not allowed", "give rollout_batch_size (64) or more"],
+    ),
+    (
         [*PPO, *DEMOS, "--reward_model", "runs/a", "--reward_ensemble", "min"],
         ["reward_ensemble: needs two run folders of the reward stage or more, not 0"],
     ),

@@ -313,6 +313,29 @@ def test_the_kl_weight_follows_the_rule_of_ziegler(config):
     assert max(errors) == 0.2
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"kl_horizon": 7},
+            "kl_horizon: 7 is not allowed; with kl_target, give rollout_batch_size",
+        ),
+        ({"kl_coef": 0.0}, "kl_coef: 0.0 is not allowed; kl_target multiplies it"),
+    ],
+)
+def test_a_kl_weight_that_could_not_adapt_is_refused(config, changes, message):
+    dataclasses.replace(config, **changes)  # nothing adapts: both are fine
+    with pytest.raises(ConfigError, match=message):
+        dataclasses.replace(config, kl_target=6.0, **changes)
+
+
+def test_the_kl_weight_stays_positive_at_the_smallest_horizon(config):
+    """A KL far below its target takes a fifth off in each update."""
+    result = run(config, max_steps=4, learning_rate=1e-4, kl_target=50.0, kl_horizon=8, kl_coef=0.1)
+    weights = [row["kl/coef"] for row in logged(result.output_dir)]
+    assert weights == pytest.approx([0.1, 0.08, 0.064, 0.0512])
+
+
 def test_target_kl_ends_an_update_after_its_first_step(config):
     changes = {"learning_rate": 1e-2, "num_ppo_epochs": 3}
     trainer = make(config, target_kl=1e-6, **changes)
