@@ -33,6 +33,7 @@ def main(arguments: list[str] | None = None) -> PPOResult:
         parser.add_argument(f"--{name}", required=True)
     parser.add_argument("--total_episodes", type=int, default=30_000)
     given = parser.parse_args(arguments)
+    updates = math.ceil(given.total_episodes / BATCH)
     config = PPOConfig(
         model_name_or_path=given.sft_model_path,
         reward_function="classifier:score",  # names the function that PPOStage is given
@@ -40,8 +41,9 @@ def main(arguments: list[str] | None = None) -> PPOResult:
         output_dir=given.output_dir,
         learning_rate=3e-5,  # 3e-6 there, for all weights; LoRA wants about ten times that
         value_learning_rate=5e-5,
-        value_warmup_steps=10,  # the value starts from nothing: there is no reward adapter to copy
-        max_steps=math.ceil(given.total_episodes / BATCH),
+        # The value starts from nothing: there is no reward adapter to copy.
+        value_warmup_steps=min(10, updates - 1),
+        max_steps=updates,
         rollout_batch_size=BATCH,
         num_mini_batches=1,
         num_ppo_epochs=4,

@@ -424,6 +424,12 @@ class PPOConfig(StageConfig):
             "rloo has no value model that could warm up",
         )
         _require(
+            self.value_warmup_steps < self.max_steps,
+            "value_warmup_steps",
+            self.value_warmup_steps,
+            f"the policy would never train: give less than max_steps ({self.max_steps})",
+        )
+        _require(
             (self.ptx_file is not None) == (self.ptx_coef > 0),
             "ptx_coef",
             self.ptx_coef,

@@ -76,6 +76,10 @@ MISTAKES: list[tuple[list[str], list[str]]] = [
         ["--kl_horizon: 10 is not allowed", "give rollout_batch_size (64) or more"],
     ),
     (
+        [*PPO, *DEMOS, *JUDGE, "--value_warmup_steps", "10", "--max_steps", "10"],
+        ["--value_warmup_steps: 10 is not allowed", "give less than max_steps (10)"],
+    ),
+    (
         [*PPO, *DEMOS, "--reward_model", "runs/a", "--reward_ensemble", "min"],
         ["reward_ensemble: needs two run folders of the reward stage or more, not 0"],
     ),

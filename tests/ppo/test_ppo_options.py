@@ -270,6 +270,7 @@ def test_the_completions_of_a_prompt_are_neighbours_and_differ(config, monkeypat
         ({"advantage": "rloo"}, "num_generations: 1 is not allowed"),
         ({"num_generations": 3}, "num_generations: 3 is not allowed"),
         (RLOO | {"value_warmup_steps": 2}, "value_warmup_steps: 2 is not allowed"),
+        ({"value_warmup_steps": 2}, "value_warmup_steps: 2 is not allowed; the policy would never"),
         (ONE_STEP | {"target_kl": 0.05}, "target_kl: 0.05 is not allowed; an update of one step"),
     ],
 )
