@@ -7,9 +7,10 @@ files or flags (``rlhf.options`` does) and nothing derived is ever written back 
 
 from __future__ import annotations
 
+import math
 import re
-from dataclasses import dataclass, field
-from typing import Literal, TypeVar
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal, TypeVar
 
 from rlhf.errors import ConfigError
 
@@ -83,6 +84,7 @@ class StageConfig:
     """The adapter to train."""
 
     def __post_init__(self) -> None:
+        _finite(self)
         for name in ("model_name_or_path", "output_dir"):
             _require(bool(getattr(self, name)), name, "", "give a path")
         for name in ("learning_rate", "max_grad_norm"):
@@ -517,6 +519,7 @@ class SampleConfig:
     """Precision of the model."""
 
     def __post_init__(self) -> None:
+        _finite(self)
         _require(2 <= self.num_candidates <= 9, "num_candidates", self.num_candidates, "2 to 9")
         for name in ("overlap", "max_new_tokens", "temperature", "batch_size"):
             _positive(name, getattr(self, name))
@@ -547,6 +550,7 @@ class GenerateConfig:
     """Precision of the model."""
 
     def __post_init__(self) -> None:
+        _finite(self)
         for name in ("max_new_tokens", "temperature"):
             _positive(name, getattr(self, name))
         _at_least_zero("seed", self.seed)
@@ -647,6 +651,7 @@ class EvaluationConfig:
     """Precision of the models."""
 
     def __post_init__(self) -> None:
+        _finite(self)
         for name in ("num_samples", "max_new_tokens", "temperature", "batch_size"):
             _positive(name, getattr(self, name))
         _at_least_zero("seed", self.seed)
@@ -837,6 +842,14 @@ def split_name(text: str) -> tuple[str | None, str]:
 def _require(holds: bool, name: str, value: object, expected: str) -> None:
     if not holds:
         raise ConfigError(f"{name}: {value!r} is not allowed; {expected}")
+
+
+def _finite(config: Any) -> None:
+    """Refuse NaN and infinity in every field of a config."""
+    for each in fields(config):
+        for value in as_tuple(getattr(config, each.name)):
+            finite = not isinstance(value, float) or math.isfinite(value)
+            _require(finite, each.name, value, "give a finite number")
 
 
 def _positive(name: str, value: float) -> None:

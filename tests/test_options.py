@@ -7,7 +7,17 @@ from typing import Literal
 import pytest
 import yaml
 
-from rlhf.config import AdapterConfig, Numbers, PPOConfig, SFTConfig, Texts
+from rlhf.config import (
+    AdapterConfig,
+    EvaluationConfig,
+    GenerateConfig,
+    Numbers,
+    PPOConfig,
+    RewardConfig,
+    SampleConfig,
+    SFTConfig,
+    Texts,
+)
 from rlhf.errors import ConfigError
 from rlhf.options import field_docs, list_options, parse
 
@@ -408,3 +418,26 @@ def test_field_docs_are_inherited_and_overridden():
 
     assert field_docs(Child) == {"a": "First line.", "b": "Of the child."}
     assert "r" in field_docs(AdapterConfig)
+
+
+@pytest.mark.parametrize(
+    "config_class",
+    [SFTConfig, RewardConfig, PPOConfig, SampleConfig, GenerateConfig, EvaluationConfig],
+)
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_config_made_in_python_refuses_what_is_not_finite(config_class, value):
+    options = {option.name: option for option in list_options(config_class)}
+    given = {name: "x" for name, option in options.items() if option.required}
+    if config_class is PPOConfig:
+        given["reward_model"] = "x"
+    numbers = [n for n, o in options.items() if o.base_type is float and "." not in n]
+    assert "temperature" in numbers or "learning_rate" in numbers
+    for name in numbers:
+        with pytest.raises(ConfigError, match=rf"^{name}: {value} is not allowed"):
+            config_class(**given | {name: value})
+
+
+def test_each_of_several_numbers_must_be_finite():
+    required = {"model_name_or_path": "b", "output_dir": "o", "train_file": "t"}
+    with pytest.raises(ConfigError, match=r"^reward_weights: nan is not allowed; give a finite"):
+        PPOConfig(**required, reward_model=("a", "b"), reward_weights=(1.0, float("nan")))
