@@ -17,6 +17,8 @@ from rlhf.errors import DataError, TrainingError
 KEY_FIGURES = (
     "score/mean",
     "score/std",
+    "score/clipped_std",
+    "score/clip_fraction",
     "score/length_correlation",
     "score/disagreement",
     "kl/reference",
@@ -197,15 +199,30 @@ def _step_size(figures: _Figures, config: PPOConfig) -> Alarm | None:
 
 
 def _constant_reward(figures: _Figures, config: PPOConfig) -> Alarm | None:
-    spread = figures.now("score/std")
-    if spread is None or spread > 1e-6 or config.rollout_batch_size < 2:
+    spread, count = figures.now("score/clipped_std"), config.rollout_batch_size
+    mean = abs(figures.now("score/mean") or 0.0)
+    if spread is None or spread > _rounding(min(mean, config.score_clip)) or count < 2:
         return None
-    return Alarm(
-        "constant_reward",
-        f"all {config.rollout_batch_size} completions have the score "
-        f"{figures.now('score/mean'):.3g}: there is nothing to learn from; look at the samples and "
-        "at " + ("reward_function" if as_tuple(config.reward_function) else "reward_model"),
-    )
+    at_bound = (figures.now("score/clip_fraction") or 0.0) > 0.5
+    if at_bound and (figures.now("score/std") or 0.0) > _rounding(mean):
+        what = (
+            f"score_clip ({config.score_clip:g}) makes the scores of all {count} completions equal"
+        )
+        turn = "raise score_clip, or make the scores smaller"
+    else:
+        what = f"all {count} completions have the score {figures.now('score/mean'):.3g}"
+        turn = "look at the samples and at "
+        turn += "reward_function" if as_tuple(config.reward_function) else "reward_model"
+    some_truncated = 0 < (figures.now("completion/truncated") or 0.0) < 1
+    penalties = ["length_penalty"] if config.length_penalty else []
+    penalties += ["missing_eos_penalty"] if config.missing_eos_penalty and some_truncated else []
+    left = f" but {' and '.join(penalties)}" if penalties else ""
+    return Alarm("constant_reward", f"{what}: there is nothing to learn from{left}; {turn}")
+
+
+def _rounding(size: float) -> float:
+    """Spread that numbers of a size may have though they are the same."""
+    return 1e-6 * max(1.0, size)
 
 
 def _truncated(figures: _Figures, config: PPOConfig) -> Alarm | None:

@@ -122,7 +122,7 @@ class PPOTrainer:
         """
         config, started = self.config, time.perf_counter()
         rollout = self.collector.collect(prompts, prompt_ids, update=update)
-        metrics = _rollout_metrics(rollout)
+        metrics = _rollout_metrics(rollout, score_clip=config.score_clip)
         if update == 0:
             self._check_start(rollout, metrics["kl/base"])
         scores = shape_scores(
@@ -257,9 +257,10 @@ class PPOTrainer:
         return {"policy": self.policy_optimizer} | own
 
 
-def _rollout_metrics(rollout: Rollout) -> dict[str, float]:
+def _rollout_metrics(rollout: Rollout, *, score_clip: float) -> dict[str, float]:
     """Figures of what was sampled, before any learning from it."""
     mask, lengths = rollout.mask, rollout.lengths.float()
+    clipped = rollout.scores.clamp(-score_clip, score_clip)
     log_ratio_base = rollout.logprobs - rollout.base_logprobs
     # A sampler that draws from the scored distribution has exp|difference| = 1 at every token.
     difference = (rollout.sampler_logprobs - rollout.logprobs).abs()
@@ -267,6 +268,8 @@ def _rollout_metrics(rollout: Rollout) -> dict[str, float]:
     metrics = {
         "score/mean": float(rollout.scores.mean()),
         "score/std": float(rollout.scores.std(correction=0)),
+        "score/clipped_std": float(clipped.std(correction=0)),
+        "score/clip_fraction": float((rollout.scores.abs() >= score_clip).float().mean()),
         "score/length_correlation": correlation(rollout.scores, lengths),
         "kl/reference": float(masked_sum(rollout.log_ratio_ref, mask).mean()),
         "kl/reference_k3": float(masked_mean(kl_k3(rollout.log_ratio_ref), mask)),

@@ -181,6 +181,25 @@ def test_a_reward_that_sees_no_difference(config):
     assert run(config, constant) == ("constant_reward",)
 
 
+def test_scores_that_all_lie_beyond_the_clip(config):
+    def far(prompts, completions):
+        return [150.0 + 10.0 * len(text.split()) for text in completions]
+
+    assert "constant_reward" in run(config, far)
+    (row, *_) = [json.loads(row) for row in (Path(config.output_dir) / "alarms.jsonl").open()]
+    assert "raise score_clip" in row["message"]
+    (row, *_) = [json.loads(row) for row in (Path(config.output_dir) / "metrics.jsonl").open()]
+    assert (row["score/clip_fraction"], row["score/clipped_std"]) == (1, 0)
+    assert row["score/std"] > 1
+
+
+def test_a_constant_that_rounds(config):
+    def large(prompts, completions):
+        return [1000.1] * len(completions)
+
+    assert "constant_reward" in run(config, large, score_clip=1e4, rollout_batch_size=64)
+
+
 def test_completions_that_are_cut_off(config):
     assert "truncated" in run(config, max_new_tokens=1, max_steps=3)
 

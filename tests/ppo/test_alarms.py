@@ -20,6 +20,8 @@ from rlhf.ppo.alarms import (
 HEALTHY = {
     "score/mean": 0.5,
     "score/std": 1.0,
+    "score/clipped_std": 1.0,
+    "score/clip_fraction": 0.0,
     "score/length_correlation": 0.1,
     "score/disagreement": 0.1,
     "score/source/helpful": 0.3,
@@ -69,7 +71,7 @@ BEYOND = [
     ("negative_kl", run(last=5, kl__reference=-0.51)),
     ("step_too_large", run(last=1, policy__clip_fraction=0.31)),
     ("step_too_large", run(last=1, kl__old_k3=0.11)),
-    ("constant_reward", run(last=1, score__std=1e-7)),
+    ("constant_reward", run(last=1, score__clipped_std=1e-7)),
     ("truncated", run(last=3, completion__truncated=0.31)),
     ("value_not_learning", run(last=5, value__explained_variance=-0.01)),
     ("length_doubled", run(last=5, completion__length=41.0)),
@@ -85,7 +87,7 @@ WITHIN = [
     run(last=5, kl__reference=-0.5),
     run(last=1, policy__clip_fraction=0.3),
     run(last=1, kl__old_k3=0.1),
-    run(last=1, score__std=1e-5),
+    run(last=1, score__clipped_std=1e-5),
     run(last=3, completion__truncated=0.29),
     run(last=5, value__explained_variance=0.0),
     run(last=5, completion__length=40.0),
@@ -184,7 +186,7 @@ def test_an_ensemble_that_agreed_wholly_sets_no_standard():
 
 
 def test_a_single_completion_is_no_constant_reward():
-    rows = run(last=1, score__std=0.0)
+    rows = run(last=1, score__clipped_std=0.0)
     assert names(rows, rollout_batch_size=1, num_mini_batches=1) == []
     assert names(rows, rollout_batch_size=2, num_mini_batches=1) == ["constant_reward"]
 
@@ -230,10 +232,55 @@ def test_messages_give_the_figures_and_the_settings():
     assert "from 2.00 to 0.20 nats" in message(run(policy__entropy=0.2))
     assert "3.0 times" in message(run(score__disagreement=0.3))
     assert "reward brief falls by 0.70" in message(run(score__mean=1.5, score__source__brief=-0.5))
-    assert "look at the samples and at reward_function" in message(run(score__std=0.0))
+    same = run(score__std=0.0, score__clipped_std=0.0)
+    assert "look at the samples and at reward_function" in message(same)
     assert "look at the samples and at reward_model" in message(
-        run(score__std=0.0), reward_function=None, reward_model="m"
+        same, reward_function=None, reward_model="m"
     )
+
+
+@pytest.mark.parametrize(
+    ("mean", "clip", "spread", "expected"),
+    [
+        # 1000.1 in float32, 64 times: its mean is rounded, and the spread is 6.1e-5, not 0.
+        (1000.1, 1e4, 6.1e-5, ["constant_reward"]),
+        (-1000.1, 1e4, 6.1e-5, ["constant_reward"]),
+        (1000.1, 1e4, 1.1e-3, []),
+        # Clipped scores are no larger than the clip, however large one of them was before it.
+        (1000.1, 10.0, 6.1e-5, []),
+        (0.5, 10.0, 1.1e-6, []),
+    ],
+)
+def test_large_scores_may_differ_by_their_rounding(mean, clip, spread, expected):
+    rows = run(score__mean=mean, score__std=spread, score__clipped_std=spread)
+    assert names(rows, score_clip=clip) == expected
+
+
+def test_a_clip_that_makes_scores_equal_is_named():
+    saturated = {"score__mean": 150.0, "score__clipped_std": 0.0, "score__clip_fraction": 1.0}
+    (alarm,) = find_alarms(run(score__std=30.0, **saturated), config())
+    assert "score_clip (10) makes the scores of all 64 completions equal" in alarm.message
+    assert "raise score_clip" in alarm.message
+    (alarm,) = find_alarms(
+        run(score__std=0.0, **saturated), config()
+    )  # a larger one changes nothing
+    assert "score_clip" not in alarm.message
+
+
+@pytest.mark.parametrize(
+    ("truncated", "penalties", "left"),
+    [
+        (0.0, {}, "there is nothing to learn from; look"),
+        (0.0, {"length_penalty": 0.1}, "there is nothing to learn from but length_penalty; look"),
+        (0.2, {}, "there is nothing to learn from but missing_eos_penalty; look"),
+        (0.2, {"missing_eos_penalty": 0.0}, "there is nothing to learn from; look"),
+        (0.2, {"length_penalty": 0.1}, "from but length_penalty and missing_eos_penalty; look"),
+    ],
+)
+def test_penalties_that_can_be_learnt_are_told(truncated, penalties, left):
+    rows = run(score__std=0.0, score__clipped_std=0.0, completion__truncated=truncated)
+    (alarm,) = find_alarms(rows, config(**penalties))
+    assert left in alarm.message
 
 
 @pytest.mark.parametrize("kl", [2e-4, -2e-4, float("nan"), float("inf")])
