@@ -182,8 +182,8 @@ class PPOStage:
             history.add(metrics)
             for alarm in find_alarms(history.figures, config):
                 run.alarm(update + 1, alarm.name, alarm.message)
-            self._log(run, update + 1, metrics, rollout, targets, trainer.chat)
             ended = self._is_over_budget(history) or update + 1 == total
+            self._log(run, update + 1, metrics, rollout, targets, trainer.chat, is_last=ended)
             if ended or (update + 1) % config.save_steps == 0:
                 checkpoint = checkpoints / f"step-{update + 1}"
                 if run.is_main:
@@ -256,8 +256,10 @@ class PPOStage:
         rollout: Rollout,
         targets: Targets,
         chat: ChatFormat,
+        *,
+        is_last: bool,
     ) -> None:
-        if step % self.config.logging_steps == 0 or step == self.config.max_steps:
+        if is_last or step % self.config.logging_steps == 0:
             run.log(step, metrics, total=self.config.max_steps)
             for row in range(min(_SAMPLES_PER_UPDATE, len(rollout.prompts))):
                 run.sample(_sample_row(step, rollout, targets, row, chat))

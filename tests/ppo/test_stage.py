@@ -240,6 +240,19 @@ def test_the_run_stops_at_the_kl_budget(config):
     assert result.checkpoint.is_dir()
 
 
+def test_the_update_that_ends_the_run_is_logged(config):
+    result = PPOStage(
+        dataclasses.replace(
+            config, learning_rate=1e-2, max_steps=30, kl_budget=0.2, logging_steps=20
+        )
+    ).run()
+    assert result.stopped_by == "kl_budget"
+    assert result.updates < 20
+    for name in ("metrics.jsonl", "samples.jsonl"):
+        rows = (result.output_dir / name).read_text().splitlines()
+        assert {json.loads(row)["step"] for row in rows} == {result.updates}
+
+
 @pytest.mark.parametrize(
     ("name", "error", "text"),
     [
