@@ -306,18 +306,21 @@ def _disagreement(figures: _Figures, config: PPOConfig) -> Alarm | None:
 
 
 def _sources(figures: _Figures, config: PPOConfig) -> Alarm | None:
-    if figures.updates < _START + _WINDOW:
+    keys = [key for key in figures.rows[-1] if key.startswith(SOURCE_PREFIX)]
+    if figures.updates < _START + _WINDOW or not keys:
         return None
     unit = figures.start("score/std")
     gain = figures.recent("score/mean") - figures.start("score/mean")
-    for key in figures.rows[-1]:
-        loss = figures.start(key) - figures.recent(key)
-        if key.startswith(SOURCE_PREFIX) and gain > 0.5 * unit and loss > 0.5 * unit:
+    weights = as_tuple(config.reward_weights) or (1.0,) * len(keys)
+    for key, weight in zip(keys, weights, strict=True):  # both in the order of the config
+        loss = weight * (figures.start(key) - figures.recent(key))
+        if gain > 0.5 * unit and loss > 0.5 * unit:
             name = key.removeprefix(SOURCE_PREFIX)
             return Alarm(
                 "rewards_part",
-                f"the score rises by {gain:.2f} while reward {name} falls by {loss:.2f}: one is "
-                "bought with the other; raise its weight in reward_weights, or kl_coef",
+                f"the score rises by {gain:.2f} while reward {name}, times its weight {weight:g}, "
+                f"falls by {loss:.2f}: one is bought with the other; give it more weight in "
+                "reward_weights, or raise kl_coef",
             )
     return None
 

@@ -195,6 +195,30 @@ def test_rewards_that_fall_together_do_not_part():
     assert names(run(score__mean=-2.0, score__source__brief=-2.0)) == []
 
 
+@pytest.mark.parametrize(
+    ("weight", "now", "expected"),
+    [
+        # Score up by 2; the reward starts at 0.2, and half a spread is 0.5.
+        (-0.5, -5.0, []),  # it falls as its weight asks
+        (-0.5, 1.1, []),  # and takes 0.45 off where it rises by 0.9
+        (-0.5, 1.3, ["rewards_part"]),  # 0.55 by 1.1
+        (0.1, -4.7, []),  # 0.49 by 4.9
+        (0.1, -4.9, ["rewards_part"]),
+        (0.0, -9.0, []),  # it is only watched
+    ],
+)
+def test_rewards_part_by_what_they_add_to_the_score(weight, now, expected):
+    rows = run(score__mean=2.5, score__source__brief=now)
+    two = {"reward_function": ("helpful=f.py:f", "brief=f.py:g"), "reward_weights": (1.0, weight)}
+    assert names(rows, **two) == expected
+    assert all(f"weight {weight:g}," in alarm.message for alarm in find_alarms(rows, config(**two)))
+
+
+def test_a_single_reward_with_a_weight_has_no_parts():
+    rows = [{k: v for k, v in row.items() if not k.startswith(SOURCE_PREFIX)} for row in run()]
+    assert names(rows, reward_weights=0.5) == []
+
+
 def test_alarms_come_in_a_fixed_order():
     rows = run(last=5, policy__entropy=0.1, policy__clip_fraction=0.5, kl__reference=-1.0)
     assert names(rows) == ["negative_kl", "step_too_large", "entropy_collapse"]
@@ -231,7 +255,9 @@ def test_messages_give_the_figures_and_the_settings():
     assert "from 20 to 50 tokens" in message(run(completion__length=50.0))
     assert "from 2.00 to 0.20 nats" in message(run(policy__entropy=0.2))
     assert "3.0 times" in message(run(score__disagreement=0.3))
-    assert "reward brief falls by 0.70" in message(run(score__mean=1.5, score__source__brief=-0.5))
+    assert "reward brief, times its weight 1, falls by 0.70" in message(
+        run(score__mean=1.5, score__source__brief=-0.5)
+    )
     same = run(score__std=0.0, score__clipped_std=0.0)
     assert "look at the samples and at reward_function" in message(same)
     assert "look at the samples and at reward_model" in message(
