@@ -162,13 +162,19 @@ def _ratio(figures: _Figures, config: PPOConfig) -> Alarm | None:
 
 def _sampler(figures: _Figures, config: PPOConfig) -> Alarm | None:
     error = figures.now("policy/sampler_error")
-    if error is None or error <= 1.05 or config.importance_sampling_cap is not None:
+    cap = config.importance_sampling_cap
+    if error is None or error <= max(1.05, cap or 0.0):
         return None
+    remedy = (
+        ", or set importance_sampling_cap 2"
+        if cap is None
+        else f", since importance_sampling_cap ({cap:g}) cannot make up for so much"
+    )
     return Alarm(
         "sampler_mismatch",
         f"sampled tokens have other probabilities than the policy gives them (factor {error:.3f}, "
         "healthy 1.00 to 1.05): the sampler is not the scored distribution; sample from the full "
-        "distribution at the same temperature, or set importance_sampling_cap 2",
+        f"distribution at the same temperature{remedy}",
     )
 
 

@@ -191,6 +191,22 @@ def test_a_single_completion_is_no_constant_reward():
     assert names(rows, rollout_batch_size=2, num_mini_batches=1) == ["constant_reward"]
 
 
+@pytest.mark.parametrize(
+    ("cap", "error", "expected"),
+    [
+        (2.0, 2.0, []),
+        (2.0, 2.01, ["sampler_mismatch"]),
+        (1.0, 1.05, []),
+        (1.0, 1.051, ["sampler_mismatch"]),
+    ],
+)
+def test_a_cap_answers_for_a_sampler_that_is_off_by_less(cap, error, expected):
+    rows = run(policy__sampler_error=error)
+    assert names(rows, importance_sampling_cap=cap) == expected
+    for alarm in find_alarms(rows, config(importance_sampling_cap=cap)):
+        assert f"importance_sampling_cap ({cap:g}) cannot make up for" in alarm.message
+
+
 def test_rewards_that_fall_together_do_not_part():
     assert names(run(score__mean=-2.0, score__source__brief=-2.0)) == []
 
