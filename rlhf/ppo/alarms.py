@@ -96,6 +96,24 @@ def adapter_alarm(before: tuple[float, float], after: tuple[float, float]) -> Al
     )
 
 
+def trainable_alarm(before: frozenset[str], now: frozenset[str]) -> Alarm | None:
+    """Check that what trains is what trained at the start.
+
+    Args:
+        before: Names of the parameters that required a gradient then.
+        now: And now.
+    """
+    if before == now:
+        return None
+    name = min(before ^ now)
+    change = "no longer requires a gradient" if name in before else "has come to require a gradient"
+    return Alarm(
+        "adapter_not_training",
+        f"{name} {change}: something changed what trains during the run; leave requires_grad and "
+        "the adapters as they are, in reward functions and listeners too",
+    )
+
+
 def refuse_double_bos(prompt_ids: Sequence[int], bos_id: int | None, *, source: str) -> None:
     """Refuse prompts that begin with two BOS tokens, one from a template, one from a tokenizer.
 

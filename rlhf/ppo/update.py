@@ -26,6 +26,7 @@ from rlhf.ops.losses import (
 )
 from rlhf.optimization import RoleOptimizer, lr_factor
 from rlhf.ppo.advantages import Targets
+from rlhf.ppo.alarms import raise_fatal, trainable_alarm
 from rlhf.ppo.ptx import DemonstrationMix
 from rlhf.ppo.rollout import Rollout, RolloutCollector, minibatch_plan
 from rlhf.ppo.value import VALUE_ROLE, ValueModel
@@ -66,6 +67,7 @@ class Learner:
         self.policy_optimizer = policy_optimizer
         self.value_optimizer = value_optimizer
         self.ptx = ptx
+        self._trainable = self._trainable_names()
 
     def lr_factor(self, update: int, *, delay: int = 0) -> float:
         """Learning-rate factor of a role that begins to learn after ``delay`` updates."""
@@ -84,8 +86,12 @@ class Learner:
 
         The ratio error is that of the first minibatch, where it must be 0. How far the policy went
         is measured before each step, of which the first finds 0; after it where it is the only one.
+
+        Raises:
+            TrainingError: Where other parameters would train than at the start of the run.
         """
         config = self.config
+        raise_fatal(trainable_alarm(self._trainable, self._trainable_names()))
         train_policy = update >= config.value_warmup_steps
         lengths = [
             len(p) + len(c) for p, c in zip(rollout.prompt_ids, rollout.completion_ids, strict=True)
@@ -109,6 +115,10 @@ class Learner:
         if planned == 1 and train_policy:
             rows_of_metrics[0] |= self._distance(rollout, targets, minibatch)
         return self._summary(rows_of_metrics, len(rows_of_metrics))
+
+    def _trainable_names(self) -> frozenset[str]:
+        named = {**dict(self.roles.peft_model.named_parameters()), **self.value.parameters}
+        return frozenset(name for name, parameter in named.items() if parameter.requires_grad)
 
     @torch.no_grad()
     def _distance(

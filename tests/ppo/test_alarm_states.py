@@ -14,8 +14,11 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from rlhf.config import AdapterConfig, PPOConfig, RewardConfig
 from rlhf.errors import RlhfError
 from rlhf.model import generation
+from rlhf.model.base import resolve_model
 from rlhf.model.roles import Roles
 from rlhf.ppo import PPOStage, rollout, trainer
+from rlhf.ranks import Ranks
+from rlhf.records import Prompt
 from rlhf.reward import RewardStage
 
 PROMPTS = ["a b c", "d", "e f g h i", "hello", "world a", "b c", "j k", "l m n o"]
@@ -219,6 +222,36 @@ def test_a_frozen_adapter(config, monkeypatch):
     monkeypatch.setattr(trainer, "Roles", Frozen)
     with pytest.raises(RlhfError, match=r"nothing to train: .* \[adapter_not_training\]$"):
         run(config)
+
+
+def pick(trainer, kind):
+    """A parameter of the policy, of the value model, or of the base."""
+    if kind == "base":
+        return trainer.roles.causal_lm.lm_head.weight
+    owners = trainer.value.parameters if kind == "head" else trainer.roles.parameters(kind)
+    return list(owners.values())[-1]
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("policy", r"lora_B\.policy\.weight no longer requires a gradient"),
+        ("value", r"lora_B\.value\.weight no longer requires a gradient"),
+        ("head", r"value_head\.\w+ no longer requires a gradient"),
+        ("base", r"lm_head\.weight has come to require a gradient"),
+    ],
+)
+def test_what_trains_changes_during_a_run(config, kind, message):
+    """One parameter of many: the others still move the adapter."""
+    made = trainer.PPOTrainer(config, resolve_model(config.model_name_or_path), Ranks(), [brief])
+    prompts = [Prompt.parse(text) for text in PROMPTS * 4]
+    prompt_ids = [made.chat.encode_prompt(prompt) for prompt in prompts]
+    made.step(prompts, prompt_ids, 0)
+    parameter = pick(made, kind)
+    parameter.requires_grad_(not parameter.requires_grad)
+    with pytest.raises(RlhfError, match=rf"{message}: .* \[adapter_not_training\]$") as caught:
+        made.step(prompts, prompt_ids, 1)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("has_template", [True, False], ids=["template", "plain"])

@@ -15,6 +15,7 @@ from rlhf.ppo.alarms import (
     raise_fatal,
     refuse_double_bos,
     start_alarm,
+    trainable_alarm,
 )
 
 HEALTHY = {
@@ -345,6 +346,20 @@ def test_an_update_must_move_the_adapter():
     assert options_in(alarm.message) == {"learning_rate"} <= FIELDS
     assert adapter_alarm((1.0, 2.0), (1.0, 2.0 + 1e-12)) is None
     assert adapter_alarm((1.0, 2.0), (1.1, 2.0)) is None
+
+
+def test_what_trains_must_stay_the_same():
+    before = frozenset({"a", "b", "c"})
+    assert trainable_alarm(before, before) is None
+    for now, said in (
+        ({"c"}, "a no longer requires a gradient"),
+        ({"a", "b", "c", "d"}, "d has come to require a gradient"),
+        ({"a", "c", "d"}, "b no longer requires a gradient"),
+    ):
+        alarm = trainable_alarm(before, frozenset(now))
+        assert alarm is not None
+        assert alarm.name == "adapter_not_training"
+        assert alarm.message.startswith(f"{said}: ")
 
 
 def test_a_fatal_alarm_ends_the_run_by_its_name():
