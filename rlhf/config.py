@@ -379,6 +379,7 @@ class PPOConfig(StageConfig):
                 f"must divide rollout_batch_size {self.rollout_batch_size}",
             )
         self._check_pairs()
+        self._check_rloo()
         self._check_kl_target()
 
     def _check_rewards(self) -> None:
@@ -420,12 +421,6 @@ class PPOConfig(StageConfig):
             "rloo compares the completions of a prompt: give 2 or more",
         )
         _require(
-            self.advantage != "rloo" or self.value_warmup_steps == 0,
-            "value_warmup_steps",
-            self.value_warmup_steps,
-            "rloo has no value model that could warm up",
-        )
-        _require(
             self.value_warmup_steps < self.max_steps,
             "value_warmup_steps",
             self.value_warmup_steps,
@@ -437,6 +432,17 @@ class PPOConfig(StageConfig):
             self.ptx_coef,
             "ptx_file and a ptx_coef above 0 go together",
         )
+
+    def _check_rloo(self) -> None:
+        """Refuse options that advantages without a value model would ignore."""
+        defaults = {each.name: each.default for each in fields(self)}
+        for name in _GAE_PPO_FIELDS if self.advantage == "rloo" else ():
+            _require(
+                getattr(self, name) == defaults[name],
+                name,
+                getattr(self, name),
+                "advantage rloo has no value model and discounts nothing; leave it out",
+            )
 
     def _check_kl_target(self) -> None:
         """Refuse a weight of the KL that could not move, or could turn negative."""
@@ -480,6 +486,17 @@ _POSITIVE_PPO_FIELDS = (
     "kl_target",
     "kl_budget",
 )
+_GAE_PPO_FIELDS = (
+    "gamma",
+    "lam",
+    "lam_value",
+    "value",
+    "vf_coef",
+    "cliprange_value",
+    "value_learning_rate",
+    "value_warmup_steps",
+)
+"""What advantage=rloo has no use for."""
 _NOT_NEGATIVE_PPO_FIELDS = (
     "kl_coef",
     "missing_eos_penalty",

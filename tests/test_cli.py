@@ -80,6 +80,10 @@ MISTAKES: list[tuple[list[str], list[str]]] = [
         ["--value_warmup_steps: 10 is not allowed", "give less than max_steps (10)"],
     ),
     (
+        [*PPO, *DEMOS, *JUDGE, "--advantage", "rloo", "--num_generations", "2", "--lam", "1"],
+        ["--lam: 1.0 is not allowed", "advantage rloo has no value model"],
+    ),
+    (
         [*PPO, *DEMOS, "--reward_model", "runs/a", "--reward_ensemble", "min"],
         ["reward_ensemble: needs two run folders of the reward stage or more, not 0"],
     ),

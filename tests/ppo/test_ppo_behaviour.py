@@ -163,6 +163,7 @@ def test_a_constant_reward_moves_nothing(config, advantage):
     still = dataclasses.replace(
         config,
         advantage=advantage,
+        value_learning_rate=3e-2 if advantage == "gae" else 5e-5,
         num_generations=4,
         kl_coef=0.05,
         learning_rate=1e-3,

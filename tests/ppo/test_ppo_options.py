@@ -60,7 +60,8 @@ def config(tiny, tmp_path, write_rows):
 
 ONE_STEP = {"num_mini_batches": 1}
 SHARED = {"value": "shared"}
-RLOO = {"advantage": "rloo", "num_generations": 2}
+RLOO = {"advantage": "rloo", "num_generations": 2, "value_learning_rate": 5e-5}
+"""The rate is the default: there is no value model."""
 
 
 def make(config, function=vary, **changes):
@@ -200,7 +201,11 @@ def test_the_loss_of_a_shared_value_moves_the_policy_by_its_weight(config):
     torch.testing.assert_close(found[1], 3 * found[0], rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("changes", [SHARED, RLOO | {"num_generations": 4}], ids=["shared", "rloo"])
+@pytest.mark.parametrize(
+    "changes",
+    [SHARED | {"value_learning_rate": 1e-2}, RLOO | {"num_generations": 4}],
+    ids=["shared", "rloo"],
+)
 def test_it_learns_a_reward(config, changes):
     result = run(
         config,
@@ -208,7 +213,6 @@ def test_it_learns_a_reward(config, changes):
         max_steps=12,
         rollout_batch_size=32,
         learning_rate=1e-2,
-        value_learning_rate=1e-2,
         per_device_train_batch_size=16,
         missing_eos_penalty=0.0,
         **changes,
@@ -277,6 +281,26 @@ def test_the_completions_of_a_prompt_are_neighbours_and_differ(config, monkeypat
 def test_settings_that_do_not_go_together_are_refused(config, changes, message):
     with pytest.raises(ConfigError, match=message):
         dataclasses.replace(config, **changes)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("gamma", 0.9),
+        ("lam", 1.0),
+        ("lam_value", 0.95),
+        ("value", "shared"),
+        ("vf_coef", 0.1),
+        ("cliprange_value", 0.5),
+        ("value_learning_rate", 1e-3),
+        ("value_warmup_steps", 1),
+    ],
+)
+def test_rloo_refuses_what_it_would_ignore(config, name, value):
+    given = {name: value}
+    dataclasses.replace(config, **given)
+    with pytest.raises(ConfigError, match=rf"^{name}: .* advantage rloo has no value model"):
+        dataclasses.replace(config, **RLOO | given)
 
 
 @pytest.mark.parametrize("gamma", [1.0, 0.9])
