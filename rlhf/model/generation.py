@@ -108,17 +108,24 @@ def positions(roles: Roles) -> int | None:
     return limit
 
 
-def require_room(roles: Roles, longest: int, max_new_tokens: int) -> None:
+def require_room(roles: Roles, longest: int, max_new_tokens: int, *, closed: bool = False) -> None:
     """Refuse a prompt length that leaves no room for the completion.
+
+    Args:
+        roles: The model.
+        longest: Tokens of the longest prompt.
+        max_new_tokens: Longest completion.
+        closed: Whether a truncated completion gets an end token behind it, as for a reward model.
 
     Raises:
         ConfigError: If prompt and completion could outgrow the model's positions.
     """
     limit = positions(roles)
-    if limit is not None and longest + max_new_tokens > limit:
+    if limit is not None and longest + max_new_tokens + closed > limit:
+        end = ", with the end token that the reward model reads," if closed else ""
         raise ConfigError(
-            f"max_new_tokens: a prompt of {longest} tokens and {max_new_tokens} new ones don't fit "
-            f"the model's {limit} positions; lower max_new_tokens or shorten the prompts"
+            f"max_new_tokens: a prompt of {longest} tokens and {max_new_tokens} new ones{end} "
+            f"don't fit the model's {limit} positions; lower max_new_tokens or shorten the prompts"
         )
 
 

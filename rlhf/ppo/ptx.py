@@ -15,6 +15,7 @@ from rlhf.data.chat import ChatFormat
 from rlhf.data.collation import collate
 from rlhf.data.lengths import refuse_long
 from rlhf.data.readers import read_demonstrations
+from rlhf.model.generation import positions
 from rlhf.model.roles import Roles
 from rlhf.model.scoring import completion_logprobs
 from rlhf.ppo.rollout import SeededPasses
@@ -35,16 +36,26 @@ class DemonstrationMix:
             (chat.encode_prompt(item.prompt), chat.encode_completion(item.completion))
             for item in items
         ]
-        refuse_long(
-            [
-                (len(prompt) + len(completion), item.prompt.text)
-                for (prompt, completion), item in zip(self._rows, items, strict=True)
-            ],
-            limit=config.max_prompt_length + config.max_new_tokens,
-            field="max_prompt_length + max_new_tokens",
-            source=config.ptx_file,
-            what="demonstrations",
-        )
+        sizes = [
+            (len(prompt) + len(completion), item.prompt.text)
+            for (prompt, completion), item in zip(self._rows, items, strict=True)
+        ]
+        limits = [
+            (positions(roles), None),
+            (
+                config.max_prompt_length + config.max_new_tokens,
+                "max_prompt_length + max_new_tokens",
+            ),
+        ]
+        for limit, field in limits:
+            if limit is not None:
+                refuse_long(
+                    sizes,
+                    limit=limit,
+                    field=field,
+                    source=config.ptx_file,
+                    what="demonstrations",
+                )
         self._order = SeededPasses(len(self._rows), config.seed, purpose="ptx")
 
     def accumulate(self, step: int) -> Tensor:

@@ -220,7 +220,12 @@ class PPOStage:
             source=config.train_file,
             what="prompts",
         )
-        require_room(trainer.roles, max(map(len, prompt_ids)), config.max_new_tokens)
+        require_room(
+            trainer.roles,
+            max(map(len, prompt_ids)),
+            config.max_new_tokens,
+            closed=trainer.reward.first_model is not None,
+        )
         return prompt_ids
 
     def _is_over_budget(self, history: History) -> bool:

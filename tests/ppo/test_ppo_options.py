@@ -11,7 +11,7 @@ from tiny_model import WORDS
 from transformers import AutoModelForCausalLM
 
 from rlhf.config import AdapterConfig, PPOConfig, SFTConfig
-from rlhf.errors import ConfigError
+from rlhf.errors import ConfigError, DataError
 from rlhf.model.base import resolve_base
 from rlhf.model.scoring import completion_logprobs
 from rlhf.ppo import PPOStage
@@ -583,6 +583,14 @@ def test_each_step_takes_the_next_demonstrations(mixed):
     for update in range(2):
         step(trainer, update)
     assert taken == [0, 1, 2, 3]
+
+
+def test_demonstrations_beyond_the_models_positions_are_refused(mixed, write_rows):
+    """[BOS] user a assistant, 125 words and the end token: 130 tokens."""
+    long = write_rows("long.jsonl", [{"prompt": "a", "completion": " ".join("b" * 125)}])
+    message = r"long.jsonl: 1 of 1 demonstrations have more than the model's 128 positions"
+    with pytest.raises(DataError, match=message + r" \(the longest 130\).*; drop them$"):
+        make(dataclasses.replace(mixed, ptx_file=long))
 
 
 def test_a_mix_needs_a_file_and_a_weight(config, mixed):

@@ -24,6 +24,7 @@ from rlhf.errors import CheckpointError, ConfigError, DataError, TrainingError
 from rlhf.model.adapters import adapter_state
 from rlhf.model.base import load_base, resolve_model
 from rlhf.model.roles import Roles
+from rlhf.ppo import PPOStage
 from rlhf.ppo.rewards import (
     ClassifierReward,
     FunctionReward,
@@ -362,6 +363,21 @@ def test_an_ensemble_is_one_source(runs, tiny, roles, chat, batch, functions, ho
     torch.testing.assert_close(found.by_source["ensemble"], expected)
     torch.testing.assert_close(found.disagreement, spread)
     torch.testing.assert_close(found.total, expected + torch.tensor([2.0, 1.0, 3.0]))
+
+
+def test_a_reward_adapter_needs_a_position_for_the_end_token(runs, tiny, tmp_path, write_rows):
+    """The prompt has 4 tokens and the model 128 positions: 123 new tokens, then the end token."""
+    config = PPOConfig(
+        model_name_or_path=str(tiny),
+        output_dir=str(tmp_path / "run"),
+        train_file=write_rows("prompts.jsonl", [{"prompt": "a"}]),
+        reward_model=runs[0],
+        accept_reward_model=True,
+        max_new_tokens=124,
+    )
+    message = r"a prompt of 4 tokens and 124 new ones, with the end token .* 128 positions"
+    with pytest.raises(ConfigError, match=message):
+        PPOStage(config).run()
 
 
 def test_an_adapter_of_another_base_is_refused(runs, tmp_path, chat):
