@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +37,31 @@ def lr_factor(kind: Schedule, step: int, *, total: int, warmup: int) -> float:
     if kind == "linear":
         return max(0.0, 1.0 - progress)
     return 0.5 * (1.0 + math.cos(math.pi * min(1.0, progress)))
+
+
+def loss_scale(dtype: torch.dtype, tokens: int) -> float:
+    """Factor that a mean over so many tokens is taken backward with, a power of two.
+
+    In float16 the gradients of a mean over thousands of tokens are too small for the model's
+    activations and become 0; times this factor they are as large as those of a sum. The other
+    dtypes have the exponents for it: 1.
+    """
+    return 2.0 ** math.ceil(math.log2(tokens)) if dtype == torch.float16 and tokens else 1.0
+
+
+@contextmanager
+def scaled_gradients(parameters: Iterable[nn.Parameter], scale: float) -> Iterator[None]:
+    """Let gradients be ``scale`` times as large inside: what is there goes up, all comes down."""
+    owners = list(parameters) if scale != 1.0 else []
+    _multiply_gradients(owners, scale)
+    yield
+    _multiply_gradients(owners, 1.0 / scale)
+
+
+def _multiply_gradients(parameters: Sequence[nn.Parameter], factor: float) -> None:
+    for parameter in parameters:
+        if parameter.grad is not None:
+            parameter.grad.mul_(factor)
 
 
 class RoleOptimizer:

@@ -307,8 +307,8 @@ MUTANTS = [
     Mutant(
         "loss divided by the tokens of the micro-batch",
         "ppo/update.py",
-        "part = _Part(rollout, targets, batch, rows, tokens)",
-        "part = _Part(rollout, targets, batch, rows, batch.completion_mask.sum())",
+        "part = _Part(rollout, targets, batch, rows, tokens, scale)",
+        "part = _Part(rollout, targets, batch, rows, batch.completion_mask.sum(), scale)",
         (f"{PPO}::test_micro_batch_size_changes_nothing",),
     ),
     # -- KL

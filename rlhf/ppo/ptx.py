@@ -18,6 +18,7 @@ from rlhf.data.readers import read_demonstrations
 from rlhf.model.generation import positions
 from rlhf.model.roles import Roles
 from rlhf.model.scoring import completion_logprobs
+from rlhf.optimization import loss_scale, scaled_gradients
 from rlhf.ppo.rollout import SeededPasses
 from rlhf.ranks import Ranks
 
@@ -70,16 +71,20 @@ class DemonstrationMix:
         total = torch.zeros((), device=self.roles.base.device)
         mine = self.ranks.share(chosen)
         size = config.per_device_train_batch_size
-        for start in range(0, len(mine), size):
-            total += self._accumulate(mine[start : start + size], tokens)
+        scale = loss_scale(self.roles.base.model.dtype, tokens)
+        with scaled_gradients(self.roles.parameters("policy").values(), scale):
+            for start in range(0, len(mine), size):
+                total += self._accumulate(mine[start : start + size], tokens, scale)
         return total
 
-    def _accumulate(self, rows: Sequence[tuple[list[int], list[int]]], tokens: int) -> Tensor:
+    def _accumulate(
+        self, rows: Sequence[tuple[list[int], list[int]]], tokens: int, scale: float
+    ) -> Tensor:
         prompts, completions = zip(*rows, strict=True)
         batch = collate(
             prompts, completions, pad_id=self.chat.pad_id, device=self.roles.base.device
         )
         with self.roles.use("policy"):
             loss = -completion_logprobs(self.roles, batch, temperature=1.0).sum() / tokens
-            (self.config.ptx_coef * loss).backward()  # type: ignore[no-untyped-call]
+            (scale * self.config.ptx_coef * loss).backward()  # type: ignore[no-untyped-call]
         return loss.detach()

@@ -24,7 +24,7 @@ from rlhf.ops.losses import (
     clipped_value_loss,
     truncated_importance_weights,
 )
-from rlhf.optimization import RoleOptimizer, lr_factor
+from rlhf.optimization import RoleOptimizer, loss_scale, lr_factor, scaled_gradients
 from rlhf.ppo.advantages import Targets
 from rlhf.ppo.alarms import raise_fatal, trainable_alarm
 from rlhf.ppo.ptx import DemonstrationMix
@@ -185,11 +185,16 @@ class Learner:
         all_rows = torch.tensor([row for rows in minibatch for row in rows])
         tokens = rollout.mask[all_rows].sum()
         totals = torch.zeros(len(_STATISTICS), device=tokens.device)
-        for rows in self.ranks.share(minibatch):
-            batch = self.collector.batch(rollout.prompt_ids, rollout.completion_ids, rows)
-            part = _Part(rollout, targets, batch, rows, tokens)
-            found = self._backward(part, kl_coef=kl_coef, train_policy=train_policy)
-            totals += torch.stack([found.get(name, tokens.new_zeros(())) for name in _STATISTICS])
+        scale = loss_scale(self.roles.base.model.dtype, int(tokens))
+        trained = self.roles.parameters("policy") | self.value.parameters
+        with scaled_gradients(trained.values(), scale):
+            for rows in self.ranks.share(minibatch):
+                batch = self.collector.batch(rollout.prompt_ids, rollout.completion_ids, rows)
+                part = _Part(rollout, targets, batch, rows, tokens, scale)
+                found = self._backward(part, kl_coef=kl_coef, train_policy=train_policy)
+                totals += torch.stack(
+                    [found.get(name, tokens.new_zeros(())) for name in _STATISTICS]
+                )
         return totals
 
     def _backward(self, part: _Part, *, kl_coef: float, train_policy: bool) -> Mapping[str, Tensor]:
@@ -208,17 +213,16 @@ class Learner:
                 loss = config.vf_coef * self._value_loss(part, values, statistics)
                 if train_policy:
                     loss = loss + self._policy_loss(part, logprobs, kl_coef, statistics)
-                loss.backward()  # type: ignore[no-untyped-call]
+                part.backward(loss)
             return statistics
         if train_policy:
             with roles.use("policy"):
                 logprobs = completion_logprobs(roles, batch, temperature=config.temperature)
-                loss = self._policy_loss(part, logprobs, kl_coef, statistics)
-                loss.backward()  # type: ignore[no-untyped-call]
+                part.backward(self._policy_loss(part, logprobs, kl_coef, statistics))
         if self.value.kind == "adapter":
             with roles.use(VALUE_ROLE):
                 values = completion_values(roles, batch, self.value.head)
-                self._value_loss(part, values, statistics).backward()  # type: ignore[no-untyped-call]
+                part.backward(self._value_loss(part, values, statistics))
         return statistics
 
     def _policy_loss(
@@ -284,6 +288,7 @@ class _Part:
         batch: TokenBatch,
         rows: list[int],
         tokens: Tensor,
+        scale: float,
     ) -> None:
         self.rollout = rollout
         self.targets = targets
@@ -291,6 +296,7 @@ class _Part:
         mask = batch.completion_mask
         self._at = (torch.tensor(rows, device=mask.device), slice(mask.shape[1]))
         self._tokens = tokens
+        self._scale = scale
 
     def of(self, recorded: Tensor) -> Tensor:
         """Cut this micro-batch out of a (B, C) tensor of the rollout."""
@@ -299,3 +305,7 @@ class _Part:
     def mean(self, per_token: Tensor) -> Tensor:
         """This micro-batch's share of the minibatch's mean over real tokens, ()."""
         return per_token.masked_fill(~self.batch.completion_mask, 0.0).sum() / self._tokens
+
+    def backward(self, loss: Tensor) -> None:
+        """Add the gradients of a loss, at the scale of the minibatch."""
+        (self._scale * loss).backward()  # type: ignore[no-untyped-call]

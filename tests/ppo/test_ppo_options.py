@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 from peft import PeftModel
-from tiny_model import WORDS
+from tiny_model import WORDS, make_model, make_tokenizer
 from transformers import AutoModelForCausalLM
 
 from rlhf.config import AdapterConfig, PPOConfig, SFTConfig
@@ -653,6 +653,59 @@ def test_dual_clip_bounds_the_loss_of_bad_tokens(config):
     gradient, metrics = clipped(config, 5.0, -1.0, dual_clip=3.0)
     assert gradient == 0
     assert metrics["policy/loss"] == pytest.approx(3.0, rel=1e-5)
+
+
+def repeated(rollout, times):
+    """The same completions over and over: every mean over tokens stays what it was."""
+    tensors = ("mask", "sampler_logprobs", "logprobs", "ref_logprobs", "base_logprobs", "values")
+    lists = ("prompts", "prompt_ids", "completion_ids")
+    return dataclasses.replace(
+        rollout,
+        **{name: getattr(rollout, name).repeat(times, 1) for name in tensors},
+        **{name: getattr(rollout, name) * times for name in lists},
+    )
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, SHARED, {"ptx_coef": 0.5}], ids=["adapter", "shared", "ptx"]
+)
+def test_many_tokens_leave_no_gradient_to_vanish_in_float16(config, tmp_path, write_rows, changes):
+    if "ptx_coef" in changes:
+        changes = changes | {"ptx_file": write_rows("demos.jsonl", DEMONSTRATIONS)}
+    model = make_model()
+    with torch.no_grad():  # large states: the norms then hand small gradients down
+        model.model.embed_tokens.weight.mul_(1000.0)
+    model.save_pretrained(tmp_path / "model")
+    make_tokenizer().save_pretrained(tmp_path / "model")
+    found = []
+    for dtype, times in (("float32", 1), ("float16", 256)):
+        trainer = make(
+            config,
+            model_name_or_path=str(tmp_path / "model"),
+            dtype=dtype,
+            per_device_train_batch_size=512,
+            **ONE_STEP,
+            **changes,
+        )
+        for number, (name, parameter) in enumerate(trainer.roles.parameters("policy").items()):
+            if "lora_B" in name:
+                generator = torch.Generator().manual_seed(number)
+                torch.nn.init.normal_(parameter, std=0.002, generator=generator)
+        if not found:
+            once = trainer.collector.collect(*rows(trainer), update=0)
+            advantages = torch.randn(once.mask.shape, generator=torch.Generator().manual_seed(0))
+        rollout = repeated(once, times)
+        mask = rollout.mask.float()
+        targets = Targets(advantages.repeat(times, 1) * mask, mask, torch.tensor(1.0))
+        gradient, metrics = learn(trainer, rollout, targets)
+        found.append((gradient.double(), metrics))
+    (expected, single), (gradient, many) = found
+    sizes = [p.numel() for p in trainer.roles.parameters("policy").values()]
+    pairs = zip(gradient.split(sizes), expected.split(sizes), strict=True)
+    assert min(float(torch.cosine_similarity(a, b, dim=0)) for a, b in pairs) > 0.99
+    assert gradient.norm() == pytest.approx(float(expected.norm()), rel=0.02)
+    assert many["policy/loss"] == pytest.approx(single["policy/loss"], abs=0.02)
+    assert many["value/loss"] == pytest.approx(single["value/loss"], rel=0.02)
 
 
 # -- scores and sampling ---------------------------------------------------------------------------
