@@ -560,7 +560,7 @@ MUTANTS = [
     Mutant(
         "values start from scores that are not normalised",
         "ppo/value.py",
-        "self.head.copy_normalized(model.head)",
+        "self.head.copy_normalized(model.head, weight)",
         "self.head.load_state_dict({**self.head.state_dict(), "
         "'weight': model.head.weight, 'bias': model.head.bias})",
         (f"{BEHAVIOUR}::test_first_values_are_the_scores_of_the_reward_model",),

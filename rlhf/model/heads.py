@@ -41,11 +41,11 @@ class ScalarHead(nn.Module):
         self.mean.fill_(mean)
         self.std.fill_(std)
 
-    def copy_normalized(self, source: ScalarHead) -> None:
-        """Become the same function as ``source`` with its normalisation folded into the weights."""
+    def copy_normalized(self, source: ScalarHead, factor: float = 1.0) -> None:
+        """Become ``factor`` times ``source``, its normalisation folded into the weights."""
         with torch.no_grad():
-            self.weight.copy_(source.weight / source.std)
-            self.bias.copy_((source.bias - source.mean) / source.std)
+            self.weight.copy_(factor * source.weight / source.std)
+            self.bias.copy_(factor * (source.bias - source.mean) / source.std)
 
     def save(self, path: Path) -> None:
         """Write weights and constants as safetensors."""

@@ -100,6 +100,7 @@ class Reward:
         sources: Under different names.
         weights: One for each source.
         first_model: The first of the reward adapters, which a value model can start from.
+        first_weight: What its score counts in the sum; in an ensemble, what the ensemble's does.
     """
 
     def __init__(
@@ -107,10 +108,12 @@ class Reward:
         sources: Sequence[RewardSource | EnsembleReward],
         weights: Sequence[float],
         first_model: RewardModel | None = None,
+        first_weight: float = 1.0,
     ) -> None:
         self.sources = tuple(sources)
         self.weights = tuple(weights)
         self.first_model = first_model
+        self.first_weight = first_weight
 
     @property
     def notes(self) -> dict[str, str]:
@@ -352,11 +355,12 @@ def build_reward(
         else:
             sources.append(FunctionReward(next(ready), spec.name, chat))
     weights = [spec.weight for spec in specs]
+    first_weight = next((spec.weight for spec in specs if spec.kind == "adapter"), 1.0)
     if config.reward_ensemble != "none":
         ensemble = EnsembleReward(members, config.reward_ensemble, config.reward_ensemble_coef)
         others = [source for source in sources if not isinstance(source, ModelReward)]
         sources, weights = [ensemble, *others], [1.0] * (1 + len(others))
-    return Reward(sources, weights, members[0].model if members else None)
+    return Reward(sources, weights, members[0].model if members else None, first_weight)
 
 
 def card_findings(config: PPOConfig) -> Iterator[tuple[str, Finding]]:

@@ -8,6 +8,7 @@ num_mini_batches`` optimiser steps on the policy and the value model (``rlhf.ppo
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -46,6 +47,7 @@ from rlhf.ppo.value import VALUE_ROLE, ValueModel
 from rlhf.ranks import Ranks
 from rlhf.records import Prompt
 
+_LOGGER = logging.getLogger(__name__)
 _VALUE_HEAD = "value_head.safetensors"
 
 
@@ -75,8 +77,7 @@ class PPOTrainer:
         self.roles.add("policy", config.adapter, trainable=True, seed=config.seed)
         self.value = ValueModel(self.roles, config)
         self.reward = build_reward(config, self.roles, self.chat, reward_functions)
-        if self.reward.first_model is not None:
-            self.value.start_from(self.reward.first_model)
+        self._start_value()
         self.collector = RolloutCollector(
             self.roles,
             self.chat,
@@ -103,6 +104,17 @@ class PPOTrainer:
             self._mix(),
         )
         self.kl_coef = config.kl_coef
+
+    def _start_value(self) -> None:
+        """Let the value model start as the first reward model; say so where it can't."""
+        model = self.reward.first_model
+        if model is None or self.value.start_from(model, self.reward.first_weight):
+            return
+        if self.ranks.is_main:
+            _LOGGER.warning(
+                "the value starts at 0 and not as the first reward model, whose adapter differs in "
+                "r, lora_alpha or target_modules; give adapter the same, or a value_warmup_steps"
+            )
 
     def step(
         self, prompts: list[Prompt], prompt_ids: list[list[int]], update: int

@@ -46,22 +46,24 @@ class ValueModel:
         own = self.roles.parameters(VALUE_ROLE) if self.kind == "adapter" else {}
         return own | {f"value_head.{name}": p for name, p in self.head.named_parameters()}
 
-    def start_from(self, model: RewardModel) -> None:
-        """Become a copy of a reward model, if shapes and scales agree.
+    def start_from(self, model: RewardModel, weight: float) -> bool:
+        """Become a copy of a reward model, if shapes and scales agree; tell whether they do.
 
-        The head's normalisation is folded in, so that the first values are normalised scores.
-        A head on the policy's trunk starts at 0 instead: the reward head was trained on the
-        features of another adapter.
+        The head's normalisation and the weight of the reward are folded in, so that the first
+        values are this model's part of the score. A head on the policy's trunk starts at 0
+        instead: the reward head was trained on the features of another adapter.
         """
         if self.kind != "adapter":
-            return
+            return True
         peft_model = self.roles.peft_model
         reward = adapter_state(peft_model, model.role)
         shapes = {name: tensor.shape for name, tensor in reward.items()}
         own = {name: t.shape for name, t in adapter_state(peft_model, VALUE_ROLE).items()}
-        if shapes == own and self.roles.scale(VALUE_ROLE) == self.roles.scale(model.role):
-            load_adapter_state(peft_model, VALUE_ROLE, reward, where="reward adapter")
-            self.head.copy_normalized(model.head)
+        if shapes != own or self.roles.scale(VALUE_ROLE) != self.roles.scale(model.role):
+            return False
+        load_adapter_state(peft_model, VALUE_ROLE, reward, where="reward adapter")
+        self.head.copy_normalized(model.head, weight)
+        return True
 
     def record(self, batch: TokenBatch, *, temperature: float) -> tuple[Tensor, Tensor]:
         """Policy log-probabilities and values of a batch, (B, C) each; opens the scopes itself."""

@@ -398,7 +398,9 @@ def test_a_template_with_bos_gets_no_second_one(template):
     assert tokenizer.bos_token_id not in chat.encode_completion("c")
 
 
-def test_first_values_are_the_scores_of_the_reward_model(config, tmp_path, write_rows):
+@pytest.fixture
+def judged(config, tmp_path, write_rows):
+    """The config with a trained reward model in place of the function."""
     rows = [{"prompt": text, "completions": ["good", "bad"], "ranks": [1, 2]} for text in TEXTS]
     judge = RewardConfig(
         model_name_or_path=config.model_name_or_path,
@@ -409,13 +411,16 @@ def test_first_values_are_the_scores_of_the_reward_model(config, tmp_path, write
         eval_fraction=0.0,
     )
     RewardStage(judge).run()
-    judged = dataclasses.replace(
+    return dataclasses.replace(
         config,
         reward_function=None,
         reward_model=judge.output_dir,
         accept_reward_model=True,
     )
-    trainer = PPOTrainer(judged, resolve_model(config.model_name_or_path), Ranks())
+
+
+def test_first_values_are_the_scores_of_the_reward_model(judged):
+    trainer = PPOTrainer(judged, resolve_model(judged.model_name_or_path), Ranks())
     head = trainer.reward.first_model.head
     assert abs(float(head.std) - 1) > 0.01, "nothing is normalised: the test shows nothing"
     hidden = torch.randn(5, 32, generator=torch.Generator().manual_seed(0))
@@ -423,3 +428,21 @@ def test_first_values_are_the_scores_of_the_reward_model(config, tmp_path, write
     reward, value = (trainer.roles.parameters(role) for role in ("reward", "value"))
     assert len(reward) == len(value)
     assert all(torch.equal(value[k.replace(".reward.", ".value.")], p) for k, p in reward.items())
+
+
+def test_first_values_have_the_weight_of_the_reward_model(judged):
+    """The function comes behind the model and has no part in the first values."""
+    config = dataclasses.replace(judged, reward_function="given", reward_weights=(-0.1, 3.0))
+    trainer = PPOTrainer(config, resolve_model(config.model_name_or_path), Ranks(), [good])
+    head = trainer.reward.first_model.head
+    hidden = torch.randn(5, 32, generator=torch.Generator().manual_seed(0))
+    assert head(hidden).abs().min() > 1e-2
+    torch.testing.assert_close(trainer.value.head(hidden), -0.1 * head(hidden))
+
+
+def test_a_value_that_cannot_start_as_the_reward_model_is_logged(judged, caplog):
+    for adapter, logged in ((judged.adapter, False), (AdapterConfig(r=2, lora_alpha=8), True)):
+        config = dataclasses.replace(judged, adapter=adapter)
+        trainer = PPOTrainer(config, resolve_model(config.model_name_or_path), Ranks())
+        assert bool((trainer.value.head.weight == 0).all()) is logged
+        assert ("the value starts at 0" in caplog.text) is logged
