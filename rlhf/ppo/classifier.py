@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +60,7 @@ class ClassifierReward:
         self.name = name
         self.chat = chat
         self._positions = _positions(model)
+        self._control = _control_texts(tokenizer)
         pad = model.config.get_text_config().pad_token_id
         size = model.get_input_embeddings().num_embeddings
         self._pad_id: int | None = pad if pad is not None and 0 <= pad < size else None
@@ -116,11 +119,17 @@ class ClassifierReward:
         Text from a chat template gets no further special tokens: the template writes those that
         the model wants. Without a template, the completion stands in a new line under the prompt.
         An exported reward run gets prompt and completion as the reward stage writes them.
+        The text of a control token in prompt or completion is read as text: a space breaks it up,
+        or a policy could write the end of its turn and a turn of the user's.
 
         Raises:
             DataError: If the template refuses the prompt.
             TrainingError: If the text is longer than the model can read; it is never cut.
         """
+        completion = self._as_text(completion)
+        prompt = Prompt(
+            tuple(replace(turn, content=self._as_text(turn.content)) for turn in prompt.messages)
+        )
         if self.normalization is not None:
             ids = self._encode_for(self.normalization, prompt, completion)
         elif self.tokenizer.chat_template is None:
@@ -136,6 +145,13 @@ class ClassifierReward:
                 "drop long prompts"
             )
         return list(ids)
+
+    def _as_text(self, content: str) -> str:
+        """Break up the control texts in what a person or a policy wrote."""
+        while self._control and (found := self._control.search(content)):
+            at = found.start() + 1
+            content = content[:at] + " " + content[at:]
+        return content
 
     def _encode_for(
         self, normalization: Normalization, prompt: Prompt, completion: str
@@ -186,6 +202,14 @@ def finite_scores(
         text = chat.decode_completion(completion_ids[row])
         raise TrainingError(f"{source} gave {float(scores[row])} for {text[:SHOWN]!r}")
     return scores
+
+
+def _control_texts(tokenizer: Any) -> re.Pattern[str] | None:
+    """What the tokenizer reads as control tokens; single characters can't be broken up."""
+    special = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
+    texts = {token.strip() for token in special | set(tokenizer.all_special_tokens)}
+    wanted = [re.escape(token) for token in sorted(texts) if len(token) > 1]
+    return re.compile("|".join(wanted)) if wanted else None
 
 
 def _positions(model: Any) -> int | None:
