@@ -87,6 +87,7 @@ class RunFolder:
         self.path = Path(path)
         self.stage = stage
         self.is_main = is_main
+        self._config = config
         self._listener = listener
         self._files: dict[str, IO[str]] = {}
         self._alarms: list[str] = []
@@ -189,8 +190,13 @@ class RunFolder:
                 self._lock.close()
 
     def record(self, **facts: Any) -> None:
-        """Add facts to run.json, such as ``base_fingerprint`` or ``data={field: fingerprint}``."""
+        """Add facts to run.json, such as ``base_fingerprint`` or ``data={field: fingerprint}``.
+
+        Raises:
+            ConfigError: If the data of a resumed run is not what the run began with.
+        """
         if self.is_main:
+            self._check_same_data(facts.get("data", {}))
             self._info |= facts
             self._save()
 
@@ -257,6 +263,16 @@ class RunFolder:
         """Write one small file into the folder, whole or not at all."""
         if self.is_main:
             write_text(self.path / name, text)
+
+    def _check_same_data(self, data: Mapping[str, str]) -> None:
+        for field, found in data.items():
+            before = self._info["data"].get(field, found)
+            if before != found:
+                raise ConfigError(
+                    f"{field}: {getattr(self._config, field, field)} changed since {self.path} "
+                    f"began (sha256 {found[:12]}, was {before[:12]}); put it back or give another "
+                    "output_dir"
+                )
 
     def _cost(self) -> dict[str, Any]:
         return {

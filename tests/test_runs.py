@@ -199,6 +199,21 @@ def test_a_resumed_run_keeps_its_config(tmp_path: Path):
         pass
 
 
+def test_a_resumed_run_keeps_its_data(tmp_path: Path):
+    path = failed(tmp_path / "run")
+    with RunFolder(path, "sft", sft_config(), resume=True) as run:
+        run.record(data={"train_file": "abc"})
+    changed = r"train_file: demos.jsonl changed since .* \(sha256 abd, was abc\); put it back or"
+    with (
+        pytest.raises(ConfigError, match=changed),
+        RunFolder(path, "sft", sft_config(), resume=True) as run,
+    ):
+        run.record(data={"train_file": "abd"})
+    assert read_run(path)["data"] == {"train_file": "abc"}
+    with RunFolder(path, "sft", sft_config(), resume=True) as run:
+        run.record(data={"train_file": "abc"})
+
+
 def test_a_resumed_run_may_hold_lists(tmp_path: Path):
     """YAML gives back a list where the config has a tuple."""
     values = {"model_name_or_path": "base", "output_dir": "out", "train_file": "prompts.jsonl"}

@@ -143,9 +143,7 @@ class PPOStage:
             is_main=ranks.is_main,
             resume=config.resume,
         ) as run:
-            run.record(
-                data={"train_file": fingerprint_file(config.train_file)}, processes=ranks.size
-            )
+            run.record(data=_fingerprints(config), processes=ranks.size)
             outcome = self._train(PPOTrainer(config, source, ranks, functions), prompts, run)
             ranks.wait()
             export = None
@@ -330,6 +328,11 @@ class _Outcome:
     base_fingerprint: str
     probes: Probes
     alarms: tuple[str, ...]
+
+
+def _fingerprints(config: PPOConfig) -> dict[str, str]:
+    files = {"train_file": config.train_file, "ptx_file": config.ptx_file}
+    return {name: fingerprint_file(path) for name, path in files.items() if path is not None}
 
 
 def _sample_row(

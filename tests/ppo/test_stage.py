@@ -200,6 +200,26 @@ def test_resuming_equals_a_straight_run(config, tmp_path, killed_at):
     assert logged[0] == logged[1]
 
 
+@pytest.mark.parametrize("name", ["prompts.jsonl", "demos.jsonl"])
+def test_a_run_is_not_resumed_with_other_data(config, write_rows, name):
+    demonstrations = write_rows("demos.jsonl", [{"prompt": "a", "completion": "good"}])
+    broken = dataclasses.replace(config, save_steps=1, ptx_file=demonstrations, ptx_coef=0.1)
+
+    class KilledError(Exception):
+        pass
+
+    def kill(stage, at, total, metrics):
+        raise KilledError
+
+    with pytest.raises(KilledError):
+        PPOStage(broken, listener=kill).run()
+    write_rows(name, [{"prompt": "b", "completion": "bad"}])
+    with pytest.raises(
+        ConfigError, match=rf"_file: .*{name} changed since .*; put it back or give"
+    ):
+        PPOStage(dataclasses.replace(broken, resume=True)).run()
+
+
 def test_it_learns_a_reward_at_bounded_kl(config):
     learning = dataclasses.replace(
         config,
