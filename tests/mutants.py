@@ -369,6 +369,20 @@ MUTANTS = [
         "return kl_coef * (1.0 - error * episodes / horizon)",
         (LOGPROBS,),
     ),
+    Mutant(
+        "the KL's weight follows the KL to the base",
+        "ppo/trainer.py",
+        'self.kl_coef,\n                metrics["kl/reference"],',
+        'self.kl_coef,\n                metrics["kl/base"],',
+        (f"{OPTIONS}::test_the_kl_weight_follows_the_kl_to_the_reference",),
+    ),
+    Mutant(
+        "reference without temperature",
+        "ppo/rollout.py",
+        "ref_logprobs = completion_logprobs(self.roles, batch, temperature=temperature)",
+        "ref_logprobs = completion_logprobs(self.roles, batch, temperature=1.0)",
+        (f"{OPTIONS}::test_the_reference_has_the_temperature_of_the_policy",),
+    ),
     # -- advantages
     Mutant(
         "GAE bootstraps after the end",
@@ -491,6 +505,13 @@ MUTANTS = [
         "for epoch in range(config.num_ppo_epochs):",
         "for epoch in range(1):",
         (f"{PPO}::test_number_of_optimiser_steps",),
+    ),
+    Mutant(
+        "the policy's rate counted from the value's first update",
+        "ppo/update.py",
+        "factor = self.lr_factor(update, delay=self.config.value_warmup_steps)",
+        "factor = self.lr_factor(update)",
+        (f"{OPTIONS}::test_the_policy_warms_up_from_its_own_first_update",),
     ),
     # -- adapters
     Mutant(

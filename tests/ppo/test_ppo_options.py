@@ -454,7 +454,7 @@ def test_a_strong_kl_in_the_loss_holds_the_policy(config):
 # -- reference -------------------------------------------------------------------------------------
 
 
-def logprobs_of(model, rollout):
+def logprobs_of(model, rollout, temperature=1.0):
     """What a plain model gives the tokens of a rollout, row by row without padding."""
     found = torch.zeros_like(rollout.logprobs)
     for row, (prompt, completion) in enumerate(
@@ -462,7 +462,7 @@ def logprobs_of(model, rollout):
     ):
         with torch.no_grad():
             logits = model(torch.tensor([prompt + completion])).logits[0, len(prompt) - 1 : -1]
-        picked = logits.log_softmax(-1).gather(1, torch.tensor(completion)[:, None])
+        picked = (logits / temperature).log_softmax(-1).gather(1, torch.tensor(completion)[:, None])
         found[row, : len(completion)] = picked[:, 0]
     return found
 
@@ -485,6 +485,28 @@ def test_the_reference_can_be_the_adapter_of_another_run(config, tiny):
     metrics, _, _ = step(trainer, 1)
     assert metrics["kl/base"] != metrics["kl/reference"]
     assert same(weights(trainer, "reference"), before)
+
+
+def test_the_reference_has_the_temperature_of_the_policy(config, tiny):
+    other = run(config, learning_rate=1e-2, output_dir=f"{config.output_dir}-other")
+    trainer = make(config, reference=str(other.output_dir), temperature=0.5)
+    rollout = trainer.collector.collect(*rows(trainer), update=0)
+    plain = AutoModelForCausalLM.from_pretrained(tiny, dtype=torch.float32)
+    close(rollout.base_logprobs, logprobs_of(plain, rollout, 0.5))
+    adapted = PeftModel.from_pretrained(plain, str(other.adapter)).eval()
+    close(rollout.ref_logprobs, logprobs_of(adapted, rollout, 0.5))
+
+
+def test_the_kl_weight_follows_the_kl_to_the_reference(config):
+    """The first KL to the base is 0, below any target; that to the reference lies far above."""
+    other = run(config, learning_rate=1e-2, output_dir=f"{config.output_dir}-other")
+    trainer = make(
+        config, reference=str(other.output_dir), kl_coef=0.1, kl_target=1e-3, kl_horizon=16
+    )
+    metrics, _, _ = step(trainer, 0)
+    assert metrics["kl/base"] == 0
+    assert metrics["kl/reference"] > 2e-3
+    assert trainer.kl_coef == pytest.approx(0.1 * (1 + 0.2 * 8 / 16))  # 8 completions
 
 
 def test_the_reference_can_be_the_weights_before_sft(config, tiny, tmp_path, write_rows):
@@ -597,6 +619,22 @@ def test_a_mix_needs_a_file_and_a_weight(config, mixed):
     for setting, changes in ((config, {"ptx_coef": 0.1}), (mixed, {"ptx_coef": 0.0})):
         with pytest.raises(ConfigError, match="ptx_file and a ptx_coef above 0 go together"):
             dataclasses.replace(setting, **changes)
+
+
+def test_the_policy_warms_up_from_its_own_first_update(config):
+    """Of two updates of warm-up, the value has done both when the policy begins."""
+    trainer = make(config, value_warmup_steps=2, warmup_steps=2, max_steps=4, **ONE_STEP)
+    factors = {"policy": [], "value": []}
+    for role, optimizer in trainer._optimizers().items():
+
+        def watched(factor, role=role, take=optimizer.step):
+            factors[role].append(factor)
+            return take(factor)
+
+        optimizer.step = watched
+    for update in range(4):
+        step(trainer, update)
+    assert factors == {"policy": [0.5, 1.0], "value": [0.5, 1.0, 1.0, 1.0]}
 
 
 # -- the policy's loss -----------------------------------------------------------------------------
