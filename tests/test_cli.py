@@ -154,6 +154,10 @@ MISTAKES: list[tuple[list[str], list[str]]] = [
         [*PPO, *DEMOS, "--reward_function", "none.py"],
         ["reward_function: 'none.py' is not file.py:name or package.module:name"],
     ),
+    (
+        [*PPO, *DEMOS, "--reward_function", ".none:f"],
+        ["reward_function: '.none:f' is not file.py:name or package.module:name"],
+    ),
     ([*SFT[:-1], "runs/done", *DEMOS], ["runs/done: holds a run of the"]),
     ([*SFT[:-1], ".", *DEMOS], ["but no run", "new or empty output_dir"]),
     (

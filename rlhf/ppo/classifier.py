@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -27,6 +28,8 @@ WANTED = (
 )
 SHOWN = 60
 """Characters of a text that a message shows."""
+MAX_SCORE = 1e12
+"""Larger ones have no float32 variance over a rollout."""
 _BATCH = 16
 
 
@@ -197,10 +200,13 @@ class ClassifierReward:
 def finite_scores(
     scores: Tensor, source: str, chat: ChatFormat, completion_ids: Sequence[list[int]]
 ) -> Tensor:
-    """Refuse scores that no loss can use, naming the first."""
-    for row in (~torch.isfinite(scores)).nonzero().flatten().tolist():
+    """Refuse scores that no loss or figure can use, naming the first."""
+    for row in (~(scores.abs() <= MAX_SCORE)).nonzero().flatten().tolist():
         text = chat.decode_completion(completion_ids[row])
-        raise TrainingError(f"{source} gave {float(scores[row])} for {text[:SHOWN]!r}")
+        given = f"{source} gave {float(scores[row])} for {text[:SHOWN]!r}"
+        if math.isfinite(scores[row]):
+            given += f"; scores lie within +-{MAX_SCORE:g}, and score_clip cuts them closer still"
+        raise TrainingError(given)
     return scores
 
 

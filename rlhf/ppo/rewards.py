@@ -221,6 +221,10 @@ class FunctionReward:
         given = self.function([prompt.to_json() for prompt in prompts], texts)
         try:
             scores = [float(score) for score in given]
+        except OverflowError as error:
+            raise TrainingError(
+                f"reward_function {self.name} gave a whole number too large for a score"
+            ) from error
         except (TypeError, ValueError) as error:
             raise TrainingError(
                 f"reward_function {self.name} gave {str(given)[:SHOWN]!r}, not one number per "
@@ -433,7 +437,7 @@ def load_reward_function(spec: str) -> RewardFunction:
         ConfigError: If it can't be found or is no function.
     """
     where, _, name = spec.rpartition(":")
-    if not where or not name:
+    if not where or not name or (where.startswith(".") and not where.endswith(".py")):
         raise ConfigError(f"reward_function: {spec!r} is not file.py:name or package.module:name")
     module = _load_file(where) if where.endswith(".py") else _load_module(where)
     function = getattr(module, name, None)
@@ -464,3 +468,5 @@ def _load_module(name: str) -> ModuleType:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
         raise ConfigError(f"reward_function: no module {name} ({error})") from error
+    except (SyntaxError, ImportError) as error:
+        raise ConfigError(f"reward_function: {name} can't be loaded: {error}") from error

@@ -69,6 +69,10 @@ def nan(prompts, completions):
     return [0.0, float("nan"), 0.0]
 
 
+def huge(prompts, completions):
+    return [0.0, 10**5000, 0.0]
+
+
 def nothing(prompts, completions):
     return None
 """
@@ -473,10 +477,47 @@ def test_a_score_that_is_not_finite_names_source_and_text(roles, chat, batch, fu
         ModelReward(broken, "mine").score(*batch)
 
 
-def test_a_function_that_gives_no_numbers_is_named(chat, batch, functions):
-    function = FunctionReward(load_reward_function(f"{functions}:nothing"), "nothing", chat)
-    with pytest.raises(TrainingError, match="nothing gave 'None', not one number per completion"):
+@pytest.mark.parametrize("score", [torch.finfo(torch.float32).min, -1e30])
+def test_a_score_that_no_figure_can_hold_is_refused(chat, batch, score):
+    function = FunctionReward(lambda prompts, completions: [0.0, score, 0.0], "low", chat)
+    message = r"low gave -\S+e\+3\d for 'bad'; scores lie within \+-1e\+12, and score_clip cuts"
+    with pytest.raises(TrainingError, match=message):
         function.score(*batch)
+    kept = FunctionReward(lambda prompts, completions: [0.0, -1e12, 0.0], "low", chat).score(*batch)
+    assert kept.std().isfinite()
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("nothing", "nothing gave 'None', not one number per completion"),
+        ("huge", "huge gave a whole number too large for a score"),
+    ],
+)
+def test_a_function_that_gives_no_scores_is_named(chat, batch, functions, name, message):
+    function = FunctionReward(load_reward_function(f"{functions}:{name}"), name, chat)
+    with pytest.raises(TrainingError, match=message):
+        function.score(*batch)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("def f(:\n", r"broken can't be loaded: .*\(broken.py, line 1\)"),
+        ("from os import nothing\n", "broken can't be loaded: cannot import name 'nothing'"),
+    ],
+)
+def test_a_module_that_does_not_load_is_named(tmp_path, monkeypatch, text, message):
+    (tmp_path / "broken.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ConfigError, match=f"reward_function: {message}"):
+        load_reward_function("broken:f")
+
+
+@pytest.mark.parametrize("spec", [".foo:bar", "..:x"])
+def test_a_relative_module_is_refused(spec):
+    with pytest.raises(ConfigError, match=r"is not file\.py:name or package\.module:name"):
+        load_reward_function(spec)
 
 
 def test_parts_are_joined_in_order():
