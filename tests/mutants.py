@@ -178,8 +178,8 @@ MUTANTS = [
     Mutant(
         "sampler without the adapter",
         "model/llama_decoder.py",
-        "if self.down is None or self.up is None:\n",
-        "if True:\n",
+        "if self.up is None:\n            return output\n",
+        "if True:\n            return output\n",
         (f"{BEHAVIOUR}::test_a_moved_policy_is_sampled_as_it_is_scored",),
     ),
     Mutant(

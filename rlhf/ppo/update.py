@@ -288,7 +288,7 @@ class _Part:
         batch: TokenBatch,
         rows: list[int],
         tokens: Tensor,
-        scale: float,
+        scale: float = 1.0,
     ) -> None:
         self.rollout = rollout
         self.targets = targets
