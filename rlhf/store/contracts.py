@@ -20,7 +20,7 @@ class SubmissionError(StoreError):
 
 
 class RevisionError(StoreError):
-    """A ranking of a task whose stored ranking is not the one that the annotator saw."""
+    """A ranking or review of a task of which the person did not see the newest one stored."""
 
 
 @dataclass(frozen=True, slots=True)

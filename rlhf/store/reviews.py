@@ -21,7 +21,7 @@ from rlhf.store.checks import (
     pair_orders,
 )
 from rlhf.store.claims import decision_of
-from rlhf.store.contracts import Decision, SubmissionError
+from rlhf.store.contracts import Decision, RevisionError, SubmissionError
 from rlhf.store.engine import Database
 from rlhf.store.queue import find_person
 from rlhf.store.schema import annotators, is_current, rankings, reviews, tasks
@@ -101,6 +101,7 @@ class Reviews:
         ranking_id: int | None = None,
         ranks: Sequence[int | None] | None = None,
         note: str = "",
+        seen: int | None = None,
     ) -> Review:
         """Store a review; the same request sent again is stored once.
 
@@ -113,9 +114,12 @@ class Reviews:
             ranking_id: The ranking that is accepted, or that the note is about.
             ranks: In the order of the task's candidates.
             note: Shown to the person whose ranking it is about, or to all of the task.
+            seen: Id of the newest review of the task that the reviewer saw, 0 for none; None
+                stores it whatever there is.
 
         Raises:
             SubmissionError: If it can't be true.
+            RevisionError: If another review is the newest.
         """
         content = {
             "task_id": task_id,
@@ -132,7 +136,9 @@ class Reviews:
             content["reviewer_id"] = int(person.id)
             stored = conn.execute(_REVIEWS.where(reviews.c.request_id == request_id)).first()
             if stored is None:
-                _check_target(conn, content)
+                task = _find_task(conn, task_id)
+                _check_seen(conn, task, seen)
+                _check_target(conn, task, content)
                 new = {**content, "request_id": request_id, "created_ms": self._now_ms()}
                 conn.execute(reviews.insert().values(new))
                 if verdict == "send_back":
@@ -197,8 +203,12 @@ def _check_review(request_id: str, content: Mapping[str, Any]) -> None:
         raise SubmissionError(f"a note must be text of at most {MAX_COMMENT} characters")
 
 
-def _check_target(conn: sa.Connection, content: Mapping[str, Any]) -> None:
-    task = _find_task(conn, content["task_id"])
+def _check_seen(conn: sa.Connection, task: sa.Row[Any], seen: int | None) -> None:
+    if seen is not None and seen != (conn.scalar(_NEWEST, {"task": task.id}) or 0):
+        raise RevisionError("somebody has reviewed this task meanwhile; load it anew")
+
+
+def _check_target(conn: sa.Connection, task: sa.Row[Any], content: Mapping[str, Any]) -> None:
     ranks, number = content["ranks"], content["ranking_id"]
     if ranks is not None and len(ranks) != task.n_candidates:
         raise SubmissionError(f"{len(ranks)} ranks for {task.n_candidates} candidates")
@@ -254,6 +264,7 @@ def _verdict(row: sa.Row[Any]) -> Verdict:
 _REVIEWS = sa.select(reviews, annotators.c.pseudonym).join(
     annotators, annotators.c.id == reviews.c.reviewer_id
 )
+_NEWEST = sa.select(sa.func.max(reviews.c.id)).where(reviews.c.task_id == sa.bindparam("task"))
 _newer = reviews.alias("newer")
 _VERDICTS = (
     _REVIEWS.add_columns(

@@ -1,9 +1,11 @@
 """Reviews: what a reviewer decides about a task."""
 
+import threading
+
 import pytest
 import sqlalchemy as sa
 
-from rlhf.store import Decision, Submission, SubmissionError
+from rlhf.store import Decision, RevisionError, Submission, SubmissionError
 
 
 @pytest.fixture
@@ -120,6 +122,50 @@ def test_the_same_request_is_stored_once(store, task):
         )  # fmt: skip
 
 
+def test_a_reviewer_who_missed_the_newest_review_is_refused(store, task):
+    """Two had opened it before anybody decided: the second send-back would ask two more."""
+    first = add(store, task, 1, seen=0)
+    for seen in (0, first.id + 1):
+        with pytest.raises(RevisionError, match="reviewed this task meanwhile"):
+            add(store, task, 2, seen=seen)
+    assert store.reviews.of_task(task) == (first,)
+    assert [stored.overlap for stored in store.tasks()] == [3, 1]
+    second = add(store, task, 2, "override", ranks=[4, 3, 2, 1], seen=first.id)
+    assert store.reviews.of_task(task) == (first, second)
+
+
+def test_a_review_sent_again_is_no_news_to_itself(store, task):
+    made = add(store, task, 1, seen=0)
+    add(store, task, 2, seen=made.id)
+    assert add(store, task, 1, seen=0) == made
+    assert len(store.reviews.of_task(task)) == 2
+
+
+def test_reviews_of_other_tasks_are_no_news(store, task):
+    other = next(stored.id for stored in store.tasks() if stored.id != task)
+    add(store, other, 1)
+    assert add(store, task, 2, seen=0).task_id == task
+
+
+def test_of_reviewers_at_one_time_one_decides(store, task):
+    together, made, refused = threading.Barrier(8), [], []
+
+    def work(number):
+        together.wait()
+        try:
+            made.append(add(store, task, number, seen=0))
+        except RevisionError as error:
+            refused.append(error)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (len(made), len(refused)) == (1, 7)
+    assert store.reviews.of_task(task) == tuple(made)
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
@@ -140,6 +186,7 @@ def test_the_same_request_is_stored_once(store, task):
         ({"task": 99}, "no task 99"),
         ({"task": "1"}, "no task '1'"),
         ({"task": 2**70}, "no task"),
+        ({"task": 2**70, "seen": 0}, "no task"),
         ({"request_id": "short"}, "request_id must be"),
         ({"reviewer": "nobody"}, "reviewer 'nobody' is not known"),
     ],
