@@ -51,14 +51,19 @@ def open_task(call: Call) -> Json:
             for count, ranking in enumerate(_mixed(task), start=1)
         ],
         "reviews": [
-            {"verdict": review.verdict, "note": review.note, "created_ms": review.created_ms}
+            {
+                "review": review.id,
+                "verdict": review.verdict,
+                "note": review.note,
+                "created_ms": review.created_ms,
+            }
             for review in call.store.reviews.of_task(task.task_id)
         ],
     }
 
 
 def decide(call: Call) -> Json:
-    """Store what the reviewer decided."""
+    """Store what the reviewer decided, unless there is a review that they have not seen."""
     number, shown, ranks = call.fields["task"], call.get("ranks"), None
     if shown is not None:
         order = _order(call, call.store.reviews.open_task(number))
@@ -71,6 +76,7 @@ def decide(call: Call) -> Json:
         ranking_id=call.get("ranking"),
         ranks=ranks,
         note=call.get("note", ""),
+        seen=call.get("seen", 0),
     )
     return {"stored": True}
 
@@ -104,6 +110,6 @@ ENDPOINTS = (
         "reviewer",
         decide,
         required={"task": Id, "request_id": str, "verdict": str},
-        optional={"ranking": Id, "ranks": list, "note": str},
+        optional={"ranking": Id, "ranks": list, "note": str, "seen": Id},
     ),
 )

@@ -1,7 +1,7 @@
 """How the pages and the server talk: JSON objects whose fields are checked against a table.
 
 A body is a JSON object of known keys; anything else is a 400. What the store then refuses is a
-422, a ranking that has changed meanwhile a 409. Answers are JSON as well.
+422, a ranking or review that has a newer one by now a 409. Answers are JSON as well.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 // One task under review: the answers, who ranked them how, and the reviewer's decision.
 //
 // Three ways to decide: accept one person's ranking, give an own one, or send the task back to be
-// ranked by one person more. People have no names here.
+// ranked by one person more. People have no names here. Who decides on what somebody else has
+// decided on meanwhile is refused, and may look at that first; what they did stays on the screen.
 
 import { Cards } from './cards.js';
 import { button, letter, make } from './dom.js';
@@ -11,7 +12,7 @@ import { orderLine } from './outcome.js';
 import { newRequestId, post, Refused } from './net.js';
 import { names, Ranks } from './ranks.js';
 import { matrix } from './review_matrix.js';
-import { head } from './team.js';
+import { focusHead, head } from './team.js';
 import { conversation } from './text.js';
 
 const HELP = [
@@ -22,18 +23,31 @@ const VERDICTS = { accept: 'A ranking was accepted', override: 'Decided by an ow
 // `next(task, line)` goes on to the item after `task` and says `line` there. Gives what to call
 // when the person leaves.
 export async function drawItem(place, { task, tasks, next, root }) {
-  const item = await post('/api/review/open', { task });
-  const view = new Item(item, next);
+  let view = new Item(await post('/api/review/open', { task }), next, loadAnew);
   const index = tasks.findIndex((row) => row.task === task);
-  place.append(head(`Task ${item.task}`,
-    make('p', { class: 'rk-hint' }, index < 0 ? '' : `${index + 1} of ${tasks.length}`),
-    make('div', { class: 'rk-row tm-head-end' }, make('a', { href: '#/review' }, 'All tasks'),
-      button('Keys', () => openHelp(root, HELP), { key: '?' }),
-      button('Next', () => next(item.task, null), { key: 'N' }))),
-  ...earlier(item.reviews), view.node);
-  document.title = `Task ${item.task} \u00b7 Review`;
-  const commands = { ...view.commands(), N: () => next(item.task, null), '?': () => openHelp(root, HELP) };
-  const keys = new Keys(commands, () => !view.busy);
+  const goOn = () => next(task, null);
+  const help = () => openHelp(root, HELP);
+  const draw = () => {
+    place.replaceChildren(head(`Task ${task}`,
+      make('p', { class: 'rk-hint' }, index < 0 ? '' : `${index + 1} of ${tasks.length}`),
+      make('div', { class: 'rk-row tm-head-end' }, make('a', { href: '#/review' }, 'All tasks'),
+        button('Keys', help, { key: '?' }), button('Next', goOn, { key: 'N' }))),
+    ...earlier(view.item.reviews), view.node);
+    return new Keys({ ...view.commands(), N: goOn, '?': help }, () => !view.busy);
+  };
+
+  async function loadAnew() {
+    const fresh = new Item(await post('/api/review/open', { task }), next, loadAnew);
+    if (!place.isConnected) return; // somebody has gone to another screen
+    fresh.takeOver(view);
+    view = fresh;
+    keys.stop();
+    keys = draw();
+    focusHead(place);
+  }
+
+  document.title = `Task ${task} \u00b7 Review`;
+  let keys = draw();
   return () => keys.stop();
 }
 
@@ -47,8 +61,8 @@ function earlier(reviews) {
 }
 
 class Item {
-  constructor(item, next) {
-    Object.assign(this, { item, next, busy: false });
+  constructor(item, next, loadAnew) {
+    Object.assign(this, { item, next, loadAnew, busy: false });
     this.requestId = newRequestId(); // one decision a visit: a second press stores nothing twice
     this.ranks = new Ranks(item.completions.length);
     this.prompt = conversation(item.prompt, false);
@@ -57,6 +71,7 @@ class Item {
     this.cards.layOut('columns');
     this.own = make('p', { class: 'tm-own', role: 'status' });
     this.error = make('p', { class: 'rk-error', role: 'alert' });
+    this.anew = button('Load the task anew', () => this.again(), { hidden: true });
     this.note = make('textarea', { id: 'tm-note', rows: 2, maxlength: 4000, dir: 'auto' });
     this.node = make('div', { class: 'tm-item' },
       make('section', { class: 'rk-panel tm-section', 'aria-labelledby': 'tm-prompt' },
@@ -64,6 +79,13 @@ class Item {
       make('section', { class: 'rk-panel tm-section', 'aria-labelledby': 'tm-matrix' },
         make('h2', { id: 'tm-matrix' }, 'Who ranked what'), matrix(item, (ranking) => this.accept(ranking))),
       this.cards.node, this.decision());
+    this.redraw();
+  }
+
+  // What the reviewer did on `before`; the answers stand in the same order.
+  takeOver(before) {
+    this.ranks = before.ranks;
+    this.note.value = before.note.value;
     this.redraw();
   }
 
@@ -81,7 +103,7 @@ class Item {
     return make('section', { class: 'rk-panel tm-section tm-decide', 'aria-labelledby': 'tm-decision' },
       make('h2', { id: 'tm-decision' }, 'Your decision'),
       make('p', { class: 'rk-hint' }, 'Accept a ranking in the table, rank the answers yourself, or ask one person more.'),
-      make('label', { for: 'tm-note' }, 'Note to the people who ranked it'), this.note, this.error,
+      make('label', { for: 'tm-note' }, 'Note to the people who ranked it'), this.note, this.error, this.anew,
       make('div', { class: 'tm-between' },
         make('div', { class: 'rk-row' }, button('Decide by my ranking', () => this.override(), { class: 'rk-primary' }), this.own),
         button('Send back', () => this.sendBack())));
@@ -128,20 +150,37 @@ class Item {
   }
 
   async send(decision, line) {
-    if (this.busy) return;
+    const body = {
+      task: this.item.task, request_id: this.requestId, note: this.note.value.trim(),
+      seen: this.item.reviews.at(-1)?.review ?? null, ...decision,
+    };
+    const refused = await this.attempt('Not stored', async () => {
+      await post('/api/review/decide', body);
+      this.next(this.item.task, line);
+    });
+    if (!refused) return;
+    this.requestId = newRequestId();
+    if (refused.status === 409) this.anew.hidden = false;
+  }
+
+  again() {
+    this.attempt('Not loaded', this.loadAnew);
+  }
+
+  // Nothing else can be done meanwhile. Gives what the server refused it with, if it did.
+  async attempt(failed, work) {
+    if (this.busy) return null;
     this.busy = true;
     this.node.inert = true;
     try {
-      await post('/api/review/decide', {
-        task: this.item.task, request_id: this.requestId, note: this.note.value.trim(), ...decision,
-      });
-      this.next(this.item.task, line);
+      await work();
+      return null;
     } catch (error) {
       if (!(error instanceof Refused)) throw error;
-      this.error.textContent = `Not stored: ${error.message}.`;
-      this.requestId = newRequestId();
+      this.error.textContent = `${failed}: ${error.message}.`;
       this.busy = false;
       this.node.inert = false;
+      return error;
     }
   }
 }

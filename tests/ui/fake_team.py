@@ -177,8 +177,13 @@ class FakeTeam:
                 for n, one in enumerate(given)
             ],
             "reviews": [
-                {"verdict": done["verdict"], "note": done["note"], "created_ms": NOW}
-                for done in self.decided
+                {
+                    "review": number,
+                    "verdict": done["verdict"],
+                    "note": done["note"],
+                    "created_ms": NOW,
+                }
+                for number, done in enumerate(self.decided, start=1)
                 if done["task"] == body["task"]
             ],
         }

@@ -112,6 +112,37 @@ def test_a_reviewers_own_order_is_stored_as_meant(rev, ranked, people):
     assert tasks[ranked[0]]["reviewed"]
 
 
+def test_two_reviewers_dont_overwrite_each_other(rev, as_person, ranked, people):
+    people.people.set_role("bob", "reviewer")
+    bob = as_person("bob")
+    body = {"task": ranked[0], "verdict": "send_back", "seen": None}
+    for person in (rev, bob):
+        item = person.post("/api/review/open", json={"task": ranked[0]}).json()
+        assert item["reviews"] == []
+    first, second = ({**body, "request_id": f"review-request-{number}"} for number in (1, 2))
+    assert rev.post("/api/review/decide", json=first).json() == {"stored": True}
+    reply = bob.post("/api/review/decide", json=second)
+    assert reply.status_code == 409
+    assert reply.json() == {"error": "somebody has reviewed this task meanwhile; load it anew"}
+    assert rev.post("/api/review/decide", json=first).json() == {"stored": True}
+    (review,) = people.reviews.of_task(ranked[0])
+    item = bob.post("/api/review/open", json={"task": ranked[0]}).json()
+    assert [one["review"] for one in item["reviews"]] == [review.id]
+    second["seen"] = review.id
+    assert bob.post("/api/review/decide", json=second).json() == {"stored": True}
+    assert len(people.reviews.of_task(ranked[0])) == 2
+
+
+def test_a_page_that_doesnt_say_what_it_saw_has_seen_nothing(rev, ranked, people):
+    body = {"task": ranked[0], "verdict": "send_back"}
+    statuses = [
+        rev.post("/api/review/decide", json={**body, "request_id": f"review-{n}-request"})
+        for n in (1, 2)
+    ]
+    assert [reply.status_code for reply in statuses] == [200, 409]
+    assert len(people.reviews.of_task(ranked[0])) == 1
+
+
 def test_a_note_reaches_the_person_it_is_about(rev, as_person, ranked):
     item = rev.post("/api/review/open", json={"task": ranked[0]}).json()
     chosen = next(one for one in item["rankings"] if one["decision"]["comment"] == "by a")
@@ -141,6 +172,9 @@ def test_a_note_reaches_the_person_it_is_about(rev, as_person, ranked):
         ({"task": 10_000}, 422),
         ({"task": 2**31}, 400),
         ({"request_id": "x"}, 422),
+        ({"seen": 0}, 400),
+        ({"seen": "1"}, 400),
+        ({"seen": 10_000}, 409),
         ({"reviewer": "ann"}, 400),
     ],
 )

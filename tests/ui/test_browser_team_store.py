@@ -124,6 +124,42 @@ def test_a_reviewer_accepts_what_a_person_said(visits, served):
     assert [by_rank[rank] for rank in (1, 2, 3)] == [letters[one] for one in order.split(" > ")]
 
 
+def test_a_reviewer_who_comes_second_sees_the_first_and_keeps_what_they_did(visits, served):
+    visits.expected = ("409",)
+    served.add_person("sam", "reviewer")
+    page = visit(visits, "sam", "review/1")
+    shown = texts(page)
+    press(page, "a 1 b 2 c 3")
+    page.get_by_label("Note to the people who ranked it").fill("A is to the point.")
+    first = served.store.reviews.add(
+        "rev", 1, request_id="review-of-rev", verdict="send_back", note="Beta, please."
+    )
+    anew = page.get_by_role("button", name="Load the task anew")
+    expect(anew).to_have_count(0)
+    page.get_by_role("button", name="Decide by my ranking").click()
+    page.get_by_text("Not stored: somebody has reviewed this task meanwhile").wait_for()
+    assert violations(page) == []
+    assert served.store.reviews.of_task(1) == (first,)
+    anew.click()
+    page.get_by_text("Beta, please.").wait_for()
+    expect(page.locator("h1")).to_be_focused()
+    expect(anew).to_have_count(0)
+    assert texts(page) == shown
+    assert page.locator(".tm-own").inner_text() == "A > B > C"
+    note = page.get_by_label("Note to the people who ranked it")
+    assert note.input_value() == "A is to the point."
+    press(page, "c 2")  # once, not twice: the keys of the first drawing are gone
+    assert page.locator(".tm-own").inner_text() == "A > B = C"
+    press(page, "u")
+    assert page.locator(".tm-own").inner_text() == "A > B > C"
+    page.keyboard.press("Control+Enter")
+    page.get_by_text("Your ranking decides the task.").wait_for()
+    (_, second) = served.store.reviews.of_task(1)
+    assert second.note == "A is to the point."
+    completions = served.store.reviews.open_task(1).completions
+    assert [dict(zip(completions, second.ranks, strict=True))[text] for text in shown] == [1, 2, 3]
+
+
 def test_an_admin_pauses_a_person_and_a_task(visits, served):
     served.store.add_tasks([make_task(7)])
     page = visit(visits, "adm", "admin/people")
