@@ -79,7 +79,7 @@ export class Draft {
     const { status, answer } = await once('/api/draft', parcel);
     if (status === 200) {
       this.saved = Math.max(this.saved, parcel.seq);
-      this.tell(answer.kept || !isFirst ? 'Draft saved' : 'Another window has saved a newer draft');
+      this.tell(answer.kept ? 'Draft saved' : notKept(isFirst));
     } else {
       if (this.asked === parcel.seq) this.asked = this.saved;
       this.tell(this.isKept ? 'Draft kept in this browser' : 'Draft not saved; leave this page open');
@@ -121,6 +121,11 @@ export class Draft {
       if (!copy || copy.seq < Date.now() - FORGET_MS) this.memory.remove(key);
     }
   }
+}
+
+// The server takes a draft once: one sent before may be what it has.
+function notKept(isFirst) {
+  return isFirst ? 'Another window has saved a newer draft' : 'Draft saved, unless another window has a newer one';
 }
 
 // A stored ranking as the body of a draft: where a correction starts.

@@ -90,6 +90,18 @@ def test_a_draft_older_than_that_of_another_window_is_not_called_saved(visits, s
 
 
 @pytest.mark.usefixtures("tasks")
+def test_a_draft_sent_twice_is_not_called_saved_where_it_may_be_beaten(visits, served):
+    """The server answers the same to a draft that it has and to one older than another's."""
+    page = visits.open(clock=True)
+    body = {"ranks": [4, None, None, None], "revision": 0}
+    assert served.store.keep_draft(1, "ann", 2**52, body)
+    press(page, "a 1")
+    page.evaluate("window.dispatchEvent(new Event('pagehide'))")  # sends it by beacon
+    page.clock.run_for(61_000)
+    page.get_by_text("Draft saved, unless another window has a newer one", exact=True).wait_for()
+
+
+@pytest.mark.usefixtures("tasks")
 def test_the_newer_of_two_drafts_wins(visits, served):
     page = visits.open()
     press(page, "a 1")
